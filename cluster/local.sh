@@ -1,0 +1,263 @@
+#!/usr/bin/env bash
+# Sets up .venv, starts this checkout's own Ray head on the loopback interface, and runs a job on it.
+#
+# Nothing outside the checkout is touched but the head's temp dir. RAY_ADDRESS set = that cluster is used, and it is
+# neither started nor stopped here; local file names then have to mean the same on it.
+# State (uv when fetched, logs, the running head) is in .local, safe to delete after `stop`.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: cluster/local.sh train|score|evaluate|test|stop [arguments]
+
+  train, score, evaluate   set up .venv, start Ray if needed, submit jobs/<verb>.py, follow it; its exit status is returned
+  test                     set up .venv, run the test suite (arguments go to pytest)
+  stop                     stop the Ray head that this script started for this checkout
+
+Relative paths in arguments mean the folder you are in. `cluster/local.sh train --help` lists every setting.
+RAY_ADDRESS=http://host:8265 uses an existing cluster. PYTHON=/path/to/python chooses the interpreter of .venv.
+TEXT
+}
+
+say() { printf '[local.sh] %s\n' "$*"; }
+fail() { printf '[local.sh] error: %s\n' "$*" >&2; exit 1; }
+
+caller=$PWD
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=$root/.venv
+state=$root/.local
+# Unix socket paths end at 107 characters, so Ray's temp dir cannot be inside the checkout.
+temp=/tmp/gainrl-$UID-$(printf %s "$root" | sha256sum | cut -c1-8)
+
+locked() { # runs a function with no other local.sh of this checkout inside one
+  mkdir -p "$state"
+  (flock -w 1800 9 || fail "another local.sh holds $state/lock for 30 minutes: end it"; "$@") 9>"$state/lock"
+}
+
+# ---- set-up -------------------------------------------------------------------------------------------------------
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
+  done
+  fail "Python 3.11 to 3.13 is needed, found none (${PYTHON:-$(python3 --version 2>&1 || true)}): install python3.11, or set PYTHON"
+}
+
+find_uv() { # an installed uv that is new enough, else the one under .local, fetched with pip
+  local python=$1 candidate
+  for candidate in "$(command -v uv || true)" "$state/uv/bin/uv"; do
+    if [[ -n $candidate ]] && "$candidate" pip install --help 2>/dev/null | grep -q -- --torch-backend; then
+      echo "$candidate"
+      return
+    fi
+  done
+  "$python" -m pip --version >/dev/null 2>&1 \
+    || fail "neither uv nor pip is there: install one of them (apt install python3-pip, or https://docs.astral.sh/uv)"
+  say "fetching uv with pip into .local/uv" >&2
+  # --target works without root, without ensurepip, and where the system's Python is externally managed.
+  "$python" -m pip install --quiet --upgrade --target "$state/uv" uv >"$state/uv.log" 2>&1 \
+    || fail "pip cannot fetch uv ($(tail -n 1 "$state/uv.log")): check the network or pip's index settings"
+  echo "$state/uv/bin/uv"
+}
+
+pip_setting() { # value of a pip option from its environment variable or files; uv reads neither
+  local python=$1 name=$2 variable
+  variable=PIP_$(tr 'a-z-' 'A-Z_' <<<"$name")
+  printf %s "${!variable:-$("$python" -m pip config get "global.$name" 2>/dev/null \
+    || "$python" -m pip config get "install.$name" 2>/dev/null || true)}" | tr -s '[:space:]' ' '
+}
+
+adopt_pip_settings() {
+  local python=$1 value
+  value=$(pip_setting "$python" find-links) && [[ -n $value ]] && export UV_FIND_LINKS=${UV_FIND_LINKS:-${value// /,}}
+  value=$(pip_setting "$python" index-url) && [[ -n $value ]] && export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$value}
+  value=$(pip_setting "$python" cert) && [[ -n $value ]] && export SSL_CERT_FILE=${SSL_CERT_FILE:-$value}
+  value=$(pip_setting "$python" extra-index-url)
+  if [[ -n $value ]]; then
+    export UV_INDEX=${UV_INDEX:-$value}
+    export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match} # as pip does: the best version of all indexes
+  fi
+}
+
+install_packages() {
+  local uv=$1 extra=$2 index=https://download.pytorch.org/whl/cpu/
+  local install=("$uv" pip install --python "$venv/bin/python" --editable ".[$extra]" --group dev)
+  "${install[@]}" >"$state/install.log" 2>&1 && return
+  if [[ $extra == cpu ]] && "$venv/bin/python" -c \
+    "import urllib.request as r; r.urlopen(r.Request('${index}torch/', method='HEAD'), timeout=5)" 2>/dev/null; then
+    say "torch+cpu is not where pip is configured to look: taking it from $index"
+    "${install[@]}" --torch-backend cpu >"$state/install.log" 2>&1 && return
+  fi
+  tail -n 20 "$state/install.log" >&2
+  fail "installing failed, see above and .local/install.log (torch 2.13.0+cpu comes from pip's find-links or index, else from $index): check the network and pip's settings, then run again"
+}
+
+set_up() {
+  local python extra stamp have uv begin=$SECONDS
+  command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null \
+    || fail "a C++ compiler is needed (DeepSpeed builds its shared-memory collectives at first use): apt install g++"
+  python=$(find_python)
+  extra=$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+  stamp="$extra $({ cat "$root/pyproject.toml"; echo "$root"; "$python" --version; } | sha256sum | cut -c1-16)"
+  have=$(cat "$venv/.gainrl-setup" 2>/dev/null || true)
+  [[ $have == "$stamp" ]] && "$venv/bin/python" -c '' 2>/dev/null && return
+  uv=$(find_uv "$python")
+  adopt_pip_settings "$python"
+  cd "$root"
+  # The two extras ship the same modules under different names, so a change of extra starts afresh.
+  if [[ ! -x $venv/bin/python || ${have:-$extra} != "$extra"* ]] || ! cmp -s <("$python" --version) <("$venv/bin/python" --version); then
+    say "making .venv with $("$python" --version)"
+    "$uv" venv --quiet --clear --python "$python" "$venv" || fail "uv cannot make $venv: remove it and run again"
+  fi
+  say "installing the '$extra' packages into .venv (log: .local/install.log)"
+  install_packages "$uv" "$extra"
+  echo "$stamp" >"$venv/.gainrl-setup"
+  say "installed in $((SECONDS - begin)) s"
+}
+
+# ---- the own Ray head ---------------------------------------------------------------------------------------------
+
+birth() { # start time of a process in clock ticks, so that a recycled pid is not mistaken for the head
+  local stat
+  stat=$(cat "/proc/$1/stat" 2>/dev/null) && cut -d' ' -f20 <<<"${stat##*) }"
+}
+
+answers() { "$venv/bin/python" -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$1/api/version', timeout=5)" 2>/dev/null; }
+
+head_alive() { # sets head_pid and head_port
+  head_pid='' head_port=''
+  read -r head_pid head_birth head_port 2>/dev/null <"$state/head" || return 1
+  [[ -n $head_birth && $(birth "$head_pid") == "$head_birth" ]]
+}
+
+end_session() { # signals every process of the head's session
+  local signal=$1 leader=$2 entry stat
+  for entry in /proc/[0-9]*; do
+    stat=$(cat "$entry/stat" 2>/dev/null) || continue
+    [[ $(cut -d' ' -f4 <<<"${stat##*) }") == "$leader" ]] && kill "-$signal" "${entry#/proc/}" 2>/dev/null
+  done
+  return 0
+}
+
+stop_head() {
+  if ! head_alive; then
+    rm -f "$state/head"
+    say "no Ray head of this checkout is running"
+    return
+  fi
+  say "stopping this checkout's Ray head (pid $head_pid)"
+  kill -TERM "$head_pid"
+  for _ in {1..100}; do head_alive || break; sleep 0.2; done
+  end_session KILL "$head_pid"
+  rm -f "$state/head"
+}
+
+start_head() {
+  local ports tries
+  if head_alive && answers "$head_port"; then return; fi
+  if head_alive; then stop_head; fi
+  ports=$("$venv/bin/python" - <<'PY'
+import socket
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+print(*(s.getsockname()[1] for s in held))
+PY
+  )
+  read -r gcs_port head_port client_port <<<"$ports"
+  say "starting Ray on 127.0.0.1 (dashboard http://127.0.0.1:$head_port, log .local/ray.log)"
+  rm -rf "$temp"
+  RAY_JOB_STOP_WAIT_TIME_S=120 setsid "$venv/bin/ray" start --head --block --disable-usage-stats \
+    --node-ip-address 127.0.0.1 --port "$gcs_port" --dashboard-host 127.0.0.1 --dashboard-port "$head_port" \
+    --ray-client-server-port "$client_port" --temp-dir "$temp" </dev/null >"$state/ray.log" 2>&1 9>&- &
+  head_pid=$!
+  echo "$head_pid $(birth "$head_pid") $head_port" >"$state/head"
+  for ((tries = 0; tries < 120; tries++)); do
+    answers "$head_port" && return
+    head_alive || break
+    sleep 0.5
+  done
+  tail -n 20 "$state/ray.log" >&2
+  stop_head
+  fail "Ray did not start, see above and .local/ray.log"
+}
+
+use_ray() {
+  if [[ -n ${RAY_ADDRESS:-} ]]; then
+    say "using the Ray cluster at $RAY_ADDRESS"
+    return
+  fi
+  # Anybody with an account on this machine could reach a loopback port; a token would be as readable to the same user.
+  export RAY_AUTH_MODE=disabled
+  locked start_head
+  head_alive || fail "the Ray head has just ended: see .local/ray.log"
+  export RAY_API_SERVER_ADDRESS=http://127.0.0.1:$head_port
+}
+
+# ---- the job ------------------------------------------------------------------------------------------------------
+
+job_result() { # exit status of job $1: its driver's, 143 when it was stopped, empty while it runs
+  "$venv/bin/python" - "$1" <<'PY'
+import sys
+from ray.job_submission import JobSubmissionClient
+job = JobSubmissionClient().get_job_info(sys.argv[1])
+if job.status.is_terminal():
+    print({"SUCCEEDED": 0, "STOPPED": 143}.get(job.status.value, job.driver_exit_code or 1))
+PY
+}
+
+run_job() {
+  local verb=$1 job environment status follower stopped=''
+  shift
+  job=gainrl-$verb-$(date +%Y%m%d-%H%M%S)-$$
+  environment=$(CALLER=$caller "$venv/bin/python" -c 'import json, os
+print(json.dumps({"env_vars": {"GAINRL_CALLER_DIR": os.environ["CALLER"], "RAY_JOB_STOP_WAIT_TIME_S": "120"},
+                  "excludes": [".venv/", ".local/", ".git/", "runs/"]}))')
+  cd "$root"
+  "$venv/bin/ray" job submit --submission-id "$job" --working-dir . --runtime-env-json "$environment" \
+    -- python "jobs/$verb.py" "$@" &
+  follower=$!
+  trap 'stopped=130; say "stopping job $job, it may take two minutes to commit"
+    "$venv/bin/ray" job stop --no-wait "$job" >/dev/null 2>&1 || kill "$follower" 2>/dev/null || true' INT TERM HUP
+  while true; do
+    status=0
+    while kill -0 "$follower" 2>/dev/null; do wait "$follower" || status=$?; done
+    [[ -n $stopped ]] && exit "$stopped"
+    result=$(job_result "$job") || exit "$((status ? status : 1))"
+    [[ -n $result ]] && exit "$result"
+    "$venv/bin/ray" job logs --follow "$job" & # the log stream broke, the job goes on
+    follower=$!
+  done
+}
+
+# ---- verbs --------------------------------------------------------------------------------------------------------
+
+verb=${1:-}
+[[ $# -gt 0 ]] && shift
+export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv RAY_USAGE_STATS_ENABLED=0
+export NO_PROXY=${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost no_proxy=${no_proxy:+$no_proxy,}127.0.0.1,localhost
+case $verb in
+  train | score | evaluate)
+    locked set_up
+    for argument in "$@"; do
+      if [[ $argument == --help || $argument == -h ]]; then exec "$venv/bin/python" "$root/jobs/$verb.py" "$@"; fi
+    done
+    use_ray
+    run_job "$verb" "$@"
+    ;;
+  test)
+    locked set_up
+    cd "$root"
+    say "running the tests"
+    exec env -u RAY_ADDRESS RAY_AUTH_MODE=disabled "$venv/bin/python" -m pytest -q "$@"
+    ;;
+  stop) locked stop_head ;;
+  -h | --help) usage ;;
+  *)
+    usage >&2
+    [[ -n $verb ]] && printf '[local.sh] error: unknown verb: %s\n' "$verb" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,154 @@
+"""The train function of every learner rank: the GRPO loop around a DeepSpeed engine, under Ray Train."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray.train
+import torch.distributed as dist
+from ray.actor import ActorHandle
+
+from gainrl_ray.actors.remote import Remote
+from gainrl_ray.actors.weights import Probe, pack
+from gainrl_ray.actors.zero import PolicyEngine
+from gainrl_ray.checkpoint import RunState, commit_due
+from gainrl_ray.config import Config
+from gainrl_ray.errors import GainrlError, StaleAttemptError
+from gainrl_ray.storage import Storage
+from gainrl_ray.types import RankBatch, UpdateReport
+
+MODEL_FOLDER = "model"
+BEST_FOLDER = "best"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerTask:
+    """What a learner rank needs beside its rank."""
+
+    config: Config
+    run_name: str
+    pipeline: ActorHandle
+    store: ActorHandle
+    probe_tokens: tuple[int, ...]
+
+
+def train_loop(task: LearnerTask) -> None:
+    """Train until the last step or a stop; an error that a restart would not cure ends the run."""
+    try:
+        _Learner(task).run()
+    except StaleAttemptError:
+        raise  # a newer gang is at work
+    except GainrlError as error:
+        Remote(task.pipeline, "pipeline", 60.0).report_failure(str(error))
+
+
+class _Learner:
+    def __init__(self, task: LearnerTask) -> None:
+        self._task, self._config = task, task.config
+        self._pipeline = Remote(task.pipeline, "pipeline", self._limit_s() + 60)  # its own deadlines come first
+        self._store = Remote(task.store, "weight store", task.config.sync.deadline_s)
+        context = ray.train.get_context()
+        self._rank, self._ranks = context.get_world_rank(), context.get_world_size()
+        total_updates = self._config.run.steps * self._config.learner.updates_per_step
+        self._policy = PolicyEngine(
+            self._config, rank=self._rank, world_size=self._ranks, total_updates=total_updates
+        )
+
+    def run(self) -> None:
+        state = self._begin(self._restore())
+        self._publish(state.step, state.attempt)
+        while state.step < self._config.run.steps and not state.stopped:
+            batch, wait_s = self._take(state)
+            report = self._policy.update(batch)
+            publish_s = self._publish(state.step + 1, state.attempt)
+            report = replace(report, seconds={**report.seconds, "publish": publish_s, "take": wait_s})
+            state = self._complete(state, report)
+            self._commit(state)
+        self._export(MODEL_FOLDER)
+
+    def _restore(self) -> RunState | None:
+        """The committed state, with the learner's shards loaded; None at the beginning of a run."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            self._policy.load(folder)
+            return RunState.load(Path(folder))
+
+    def _begin(self, state: RunState | None) -> RunState:
+        """The state to go on from under a new attempt, equal on all ranks."""
+        answer = [self._pipeline.reset(state) if self._rank == 0 else None]
+        if self._ranks > 1:
+            dist.broadcast_object_list(answer, src=0)
+        assert answer[0] is not None
+        return answer[0]
+
+    def _take(self, state: RunState) -> tuple[RankBatch, float]:
+        started = time.monotonic()
+        batch = self._pipeline.take(state.step, self._rank, state.attempt, self._limit_s())
+        return batch, time.monotonic() - started
+
+    def _publish(self, version: int, attempt: int) -> float:
+        """Seconds taken to bring the weights of `version` into the store, bucket by bucket."""
+        started = time.monotonic()
+        sync = self._config.sync
+        verify = sync.verify_every > 0 and version % sync.verify_every == 0
+        logprobs = self._policy.probe(self._task.probe_tokens) if verify else None
+        if self._rank == 0:
+            self._store.begin(version, attempt)
+        for bucket in pack(self._policy.named_weights(), int(sync.bucket_mib * 2**20)):
+            if self._rank == 0:
+                self._store.put(version, bucket)
+        if self._rank == 0:
+            probe = None if logprobs is None else Probe(token_ids=self._task.probe_tokens, logprobs=logprobs)
+            self._store.commit(version, probe)
+            self._pipeline.publish(version, attempt)
+        return time.monotonic() - started
+
+    def _complete(self, state: RunState, report: UpdateReport) -> RunState:
+        return self._pipeline.complete(state.step, self._rank, report, state.attempt, self._limit_s())
+
+    def _commit(self, state: RunState) -> None:
+        """Keep the best policy and commit a checkpoint, when they are due."""
+        if state.is_best:
+            self._export(BEST_FOLDER)
+        every = self._config.checkpoint.export_every
+        if every and state.step % every == 0:
+            self._export(f"{MODEL_FOLDER}_{state.step}")
+        if not commit_due(state, self._config):
+            return
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self._policy.save(folder)
+            if self._rank == 0:
+                state.save(folder)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"step": state.step, **state.metrics}, checkpoint=checkpoint)
+
+    def _export(self, folder: str) -> None:
+        """Write a Hugging Face folder of this name into the run's folder."""
+        storage = Storage(self._config.run.storage).child(self._task.run_name)
+        with _local_folder(storage, folder, upload=self._rank == 0) as local:
+            self._policy.export(local)
+
+    def _limit_s(self) -> float:
+        """Longest wait for the pipeline: each of its parts at its own limit, so theirs speak first."""
+        rollout, sync = self._config.rollout, self._config.sync
+        return rollout.start_deadline_s + 3 * rollout.request_deadline_s + 2 * sync.deadline_s
+
+
+@contextmanager
+def _local_folder(storage: Storage, name: str, *, upload: bool) -> Iterator[Path]:
+    """A local folder to write into: the storage's own when it is local, else a temporary one that is uploaded."""
+    if storage.is_local:
+        yield Path(storage.path) / name
+        return
+    import pyarrow.fs
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+        if upload:
+            pyarrow.fs.copy_files(folder, storage.child(name).path, destination_filesystem=storage.filesystem)

@@ -1,0 +1,37 @@
+"""An actor's methods as plain calls with a deadline."""
+
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, GetTimeoutError
+
+from gainrl_ray.errors import DeadlineError, GainrlError
+
+
+class Remote:
+    """Calls `handle`'s methods as if they were local; every call ends within `deadline_s` seconds.
+
+    Raises:
+        DeadlineError: no answer in time; names the actor and the method.
+        GainrlError: the actor is dead; names it, with Ray's account of its end.
+        Whatever the method itself raises.
+    """
+
+    def __init__(self, handle: ActorHandle, name: str, deadline_s: float) -> None:
+        self._handle, self._name, self._deadline_s = handle, name, deadline_s
+
+    def __getattr__(self, method: str) -> Any:
+        remote_method = getattr(self._handle, method)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                return ray.get(remote_method.remote(*arguments, **named), timeout=self._deadline_s)
+            except GetTimeoutError as error:
+                raise DeadlineError(
+                    f"the {self._name} did not answer {method} within {self._deadline_s:.0f} s"
+                ) from error
+            except ActorDiedError as error:
+                raise GainrlError(f"the {self._name} died during {method}: {error}") from error
+
+        return call

@@ -1,0 +1,74 @@
+"""One resource budget: what every part asks for, from the config alone, and the check against the cluster."""
+
+from dataclasses import dataclass
+
+from gainrl_ray.config import Config
+from gainrl_ray.errors import ResourceError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one part asks for: `count` units of `cpus` and `gpus` each."""
+
+    part: str
+    count: int
+    cpus: float
+    gpus: float
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """One unit as a Ray resource bundle; zero amounts are left out."""
+        return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount > 0}
+
+
+def budget(config: Config) -> tuple[Share, ...]:
+    """The shares of a training run's lasting parts; control actors ask for nothing.
+
+    Scoring is not among them: it ends before the engines' groups exist.
+    """
+    learner, rollout = config.learner, config.rollout
+    return (
+        Share(part="learner", count=learner.workers, cpus=learner.cpus_per_worker, gpus=learner.gpus_per_worker),
+        Share(part="engine", count=rollout.engines, cpus=rollout.cpus_per_engine, gpus=rollout.gpus_per_engine),
+    )
+
+
+def scoring_share(config: Config) -> Share:
+    """The share of scoring at its smallest."""
+    scoring = config.scoring
+    return Share(
+        part="scorer", count=scoring.min_actors, cpus=scoring.cpus_per_actor, gpus=scoring.gpus_per_actor
+    )
+
+
+def shortage(shares: tuple[Share, ...], supply: dict[str, float]) -> str | None:
+    """A sentence for each resource of which `shares` need more than `supply`, or None when all fits."""
+    lines = []
+    for resource, amount in (("CPU", "cpus"), ("GPU", "gpus")):
+        parts = [(share, getattr(share, amount)) for share in shares if getattr(share, amount) > 0]
+        need = sum(share.count * each for share, each in parts)
+        have = supply.get(resource, 0.0)
+        if need > have + 1e-9:
+            detail = " + ".join(f"{share.count} {share.part} x {each:g}" for share, each in parts)
+            lines.append(f"{resource}: needed {need:g} ({detail}), the cluster has {have:g}")
+    return "; ".join(lines) or None
+
+
+def preflight(shares: tuple[Share, ...], supply: dict[str, float], autoscaling: bool) -> str:
+    """One console line: need against supply.
+
+    Raises:
+        ResourceError: the shares do not fit and the cluster does not grow; on an autoscaling cluster the wait
+            for placement has its own deadline instead.
+    """
+    short = shortage(shares, supply)
+    if short and not autoscaling:
+        raise ResourceError(
+            f"{short}. Lower rollout.engines, learner.workers or their cpus_per_*/gpus_per_* settings, "
+            "or run on a larger cluster"
+        )
+    need = ", ".join(
+        f"{s.count} {s.part} x {{{', '.join(f'{k}: {v:g}' for k, v in s.bundle.items())}}}" for s in shares
+    )
+    have = ", ".join(f"{name}: {supply.get(name, 0):g}" for name in ("CPU", "GPU") if supply.get(name))
+    return f"resources: {need}; cluster: {{{have}}}" + (f"; waiting for nodes ({short})" if short else "")

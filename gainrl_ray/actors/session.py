@@ -1,0 +1,52 @@
+"""Where Ray comes from: an own local one, a named cluster, or the cluster of the submitted job."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gainrl_ray.config import RayConfig
+from gainrl_ray.environment import Environment
+from gainrl_ray.errors import ResourceError
+
+
+@contextmanager
+def session(config: RayConfig) -> Iterator[None]:
+    """Ray for the length of the block; a Ray that was running before the block is left running.
+
+    Inside a submitted job `RAY_ADDRESS` names the job's cluster, and that is joined. Otherwise `config.address`
+    decides: `local` starts an own Ray on the loopback interface, never whatever happens to run on the machine.
+
+    Raises:
+        ResourceError: the named cluster cannot be reached.
+    """
+    address = Environment().ray_address or config.address
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; read when ray is imported
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address == "local":
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=int(config.object_store_gib * 2**30) if config.object_store_gib else None,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    else:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError) as error:
+            raise ResourceError(
+                f"no Ray cluster answers at {address!r} ({error}): start one (`ray start --head`), correct the "
+                "address, or use --ray.address=local"
+            ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

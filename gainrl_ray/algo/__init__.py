@@ -1,0 +1,1 @@
+"""The mathematics: randomness, angles, advantages, losses and batches; numpy and torch only."""

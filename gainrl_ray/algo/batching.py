@@ -1,0 +1,179 @@
+"""Graded groups to the micro-batches of every learner rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gainrl_ray.algo.advantages import group_advantages, is_informative
+from gainrl_ray.config import LossConfig
+from gainrl_ray.types import Completion, GradedGroup, MicroBatch, Prompt, RankBatch
+
+DUMMY_TOKENS = 2
+"""Length of a dummy: one token of prefix, one of question."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One sequence of a micro-batch; `completion` None makes a prompt-only row, `slot` -1 a sibling."""
+
+    prompt: Prompt
+    completion: Completion | None
+    slot: int
+    order: tuple[int, int]  # (slot, sample): breaks ties between equal lengths
+    advantage: float = 0.0
+    token_weight: float = 0.0
+
+    @property
+    def prompt_tokens(self) -> int:
+        # Attention is causal: tokens after the question have no part in its angle.
+        return len(self.prompt.token_ids) if self.completion else self.prompt.question.stop
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + (len(self.completion.token_ids) if self.completion else 0)
+
+
+def build_rank_batches(
+    groups: Sequence[GradedGroup],
+    *,
+    step: int,
+    policy_version: int,
+    loss: LossConfig,
+    ranks: int,
+    microbatch_tokens: int,
+    updates_per_step: int,
+    max_new_tokens: int,
+    measure_all: bool,
+    pad_id: int,
+) -> tuple[RankBatch, ...]:
+    """What each rank trains in this step, one RankBatch per rank.
+
+    Groups whose rewards differ are split, in order, into `updates_per_step` near-equal optimizer updates (fewer
+    when there are fewer such groups). The others are left out of the updates; with `measure_all` each of them has
+    a prompt-only row in `measure`. Completions cut at max_new_tokens are left out when loss.truncated is "mask",
+    though their rewards stay in their group's mean; so are completions of no tokens.
+
+    The token weights of an update sum to 1 over all ranks (normalisation "token" and "sequence"), or to
+    trained tokens / (sequences * max_new_tokens) ("constant"); they, and the set of sequences, do not depend on
+    `ranks` or `microbatch_tokens`. A micro-batch has at most `microbatch_tokens` tokens, padding included, unless
+    one sequence alone is longer. Each slot has its angle measured on exactly one row.
+    """
+    trained = [(group, rows) for group in groups if (rows := _trained_rows(group, loss))]
+    updates = min(updates_per_step, len(trained))
+    parts = [[trained[i] for i in part] for part in np.array_split(np.arange(len(trained)), updates)] if updates else []
+    scheduled = [
+        _schedule(_weighted([row for _, rows in part for row in rows], loss, max_new_tokens), ranks, microbatch_tokens)
+        for part in parts
+    ]
+    measured: list[list[list[_Row]]] = [[] for _ in range(ranks)]
+    if measure_all:
+        slots = {group.group.slot for group, _ in trained}
+        left_out = [_prompt_row(group) for group in groups if group.group.slot not in slots]
+        measured = _schedule(left_out, ranks, microbatch_tokens)
+    return tuple(
+        RankBatch(
+            step=step,
+            policy_version=policy_version,
+            updates=tuple(tuple(_micro_batch(rows, pad_id) for rows in update[rank]) for update in scheduled),
+            measure=tuple(_micro_batch(rows, pad_id) for rows in measured[rank]),
+        )
+        for rank in range(ranks)
+    )
+
+
+def _trained_rows(graded: GradedGroup, loss: LossConfig) -> list[_Row]:
+    """The rows of a group that are trained, the first of them carrying the slot; empty for equal rewards."""
+    if not is_informative(graded.rewards):
+        return []
+    group = graded.group
+    advantages = group_advantages(graded.rewards, loss.advantage_std)
+    kept = [
+        sample
+        for sample, completion in enumerate(group.completions)
+        if completion.token_ids and not (loss.truncated == "mask" and completion.finish_reason == "length")
+    ]
+    return [
+        _Row(
+            prompt=group.prompt,
+            completion=group.completions[sample],
+            slot=group.slot if sample == kept[0] else -1,
+            order=(group.slot, sample),
+            advantage=float(advantages[sample]),
+        )
+        for sample in kept
+    ]
+
+
+def _prompt_row(graded: GradedGroup) -> _Row:
+    slot = graded.group.slot
+    return _Row(prompt=graded.group.prompt, completion=None, slot=slot, order=(slot, 0))
+
+
+def _weighted(rows: list[_Row], loss: LossConfig, max_new_tokens: int) -> list[_Row]:
+    """The rows of one update with the update's normalisation in their token weight."""
+    lengths = [row.tokens - row.prompt_tokens for row in rows]
+    if loss.normalisation == "token":
+        weights = [1.0 / sum(lengths)] * len(rows)
+    elif loss.normalisation == "sequence":
+        weights = [1.0 / (length * len(rows)) for length in lengths]
+    else:
+        weights = [1.0 / (max_new_tokens * len(rows))] * len(rows)
+    return [replace(row, token_weight=weight) for row, weight in zip(rows, weights, strict=True)]
+
+
+def _schedule(rows: list[_Row], ranks: int, microbatch_tokens: int) -> list[list[list[_Row]]]:
+    """Rows of each micro-batch of each rank, [rank][micro-batch][row]; an empty micro-batch stands for a dummy.
+
+    Rows are dealt by falling length, there and back, so that ranks have alike work, then packed in that order.
+    """
+    ordered = sorted(rows, key=lambda row: (-row.tokens, row.order))
+    dealt: list[list[_Row]] = [[] for _ in range(ranks)]
+    for position, row in enumerate(ordered):
+        lap, place = divmod(position, ranks)
+        dealt[place if lap % 2 == 0 else ranks - 1 - place].append(row)
+    packed = [_pack(share, microbatch_tokens) for share in dealt]
+    count = max(map(len, packed))
+    return [batches + [[]] * (count - len(batches)) for batches in packed]
+
+
+def _pack(rows: list[_Row], microbatch_tokens: int) -> list[list[_Row]]:
+    """Rows by falling length, cut into micro-batches that each fit the budget; their first row is their longest."""
+    batches: list[list[_Row]] = []
+    for row in rows:
+        if batches and (len(batches[-1]) + 1) * batches[-1][0].tokens <= microbatch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def _micro_batch(rows: list[_Row], pad_id: int) -> MicroBatch:
+    """The rows right-padded to the longest; a dummy without weight for no rows."""
+    shape = (len(rows), rows[0].tokens) if rows else (1, DUMMY_TOKENS)
+    token_ids = np.full(shape, pad_id, dtype=np.int64)
+    mask = np.zeros(shape, dtype=bool)
+    weights, logprobs = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    for place, row in enumerate(rows):
+        start, stop = row.prompt_tokens, row.tokens
+        token_ids[place, :start] = row.prompt.token_ids[:start]
+        if row.completion:
+            token_ids[place, start:stop] = row.completion.token_ids
+            logprobs[place, start:stop] = row.completion.logprobs
+            weights[place, start:stop] = row.token_weight
+            mask[place, start:stop] = True
+    return MicroBatch(
+        token_ids=token_ids,
+        lengths=_int64([row.tokens for row in rows] or [DUMMY_TOKENS]),
+        response_mask=mask,
+        token_weights=weights,
+        advantages=np.asarray([row.advantage for row in rows] or [0.0], dtype=np.float32),
+        generator_logprobs=logprobs,
+        prefix_stop=_int64([row.prompt.question.start for row in rows] or [DUMMY_TOKENS - 1]),
+        question_stop=_int64([row.prompt.question.stop for row in rows] or [DUMMY_TOKENS]),
+        slots=_int64([row.slot for row in rows] or [-1]),
+    )
+
+
+def _int64(values: list[int]) -> np.ndarray:
+    return np.asarray(values, dtype=np.int64)

@@ -1,0 +1,85 @@
+"""The run state: all that a resume needs beside the learner's own shards."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gainrl_ray.config import Config
+from gainrl_ray.errors import DataError
+from gainrl_ray.types import Window
+
+STATE_FILE = "run_state.json"
+PENDING_FILE = "pending_groups.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """The run after `step` trained steps (= the policy version).
+
+    `windows` are planned and not trained: steps `step` to `step + max_staleness`. `pending` holds the graded
+    groups of those among them whose generating policy is gone (max_staleness > 0), as a rollout table.
+    """
+
+    step: int
+    attempt: int
+    curriculum: dict[str, Any]
+    windows: tuple[Window, ...]
+    pending: pa.Table | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last step, for the trainer's report
+    is_best: bool = False  # the held-out accuracy in `metrics` is the run's highest
+    stopped: bool = False  # a stop was asked for: commit and end
+
+    def save(self, folder: Path) -> None:
+        """Write the state into `folder`."""
+        values = {
+            "step": self.step,
+            "attempt": self.attempt,
+            "curriculum": self.curriculum,
+            "windows": [
+                {"step": w.step, "rows": list(w.rows), "problem_ids": list(w.problem_ids)} for w in self.windows
+            ],
+        }
+        (folder / STATE_FILE).write_text(json.dumps(values))
+        if self.pending is not None:
+            pq.write_table(self.pending, folder / PENDING_FILE)
+
+    def with_pending(self, tables: Sequence[pa.Table]) -> "RunState":
+        """The state with these groups of steps ahead."""
+        return replace(self, pending=pa.concat_tables(tables))
+
+    @classmethod
+    def load(cls, folder: Path) -> "RunState":
+        """The state in `folder`.
+
+        Raises:
+            DataError: the folder holds no readable run state.
+        """
+        try:
+            values = json.loads((folder / STATE_FILE).read_text())
+            windows = tuple(
+                Window(step=w["step"], rows=tuple(w["rows"]), problem_ids=tuple(w["problem_ids"]))
+                for w in values["windows"]
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"the checkpoint {folder} has no readable {STATE_FILE} ({error}): "
+                "continue from another checkpoint or start a run under a new name"
+            ) from error
+        pending = folder / PENDING_FILE
+        return cls(
+            step=values["step"],
+            attempt=values["attempt"],
+            curriculum=values["curriculum"],
+            windows=windows,
+            pending=pq.read_table(pending) if pending.exists() else None,
+        )
+
+
+def commit_due(state: RunState, config: Config) -> bool:
+    """Whether a checkpoint is committed after this state's last step: every n-th, the last, or when stopping."""
+    return state.step % config.checkpoint.every == 0 or state.step == config.run.steps or state.stopped

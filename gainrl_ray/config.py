@@ -1,0 +1,446 @@
+"""Every knob of a run: one frozen pydantic tree. The string under a field is its help text: meaning, unit, effect.
+
+Long for its size limit because it is the list of all settings; it holds no logic but cross-field checks.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+R1_SYSTEM_PROMPT = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process and then gives the user the answer. "
+    "The final answer is put within \\boxed{}."
+)
+
+
+class Node(BaseModel):
+    """A frozen section of the tree; unknown keys are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+class RunConfig(Node):
+    """The run as a whole."""
+
+    name: str | None = None
+    """Name of the run's folder under `storage`; none = preset + time. An existing name continues that run."""
+    storage: str = "runs"
+    """Folder or URI (s3://, gs://) that holds runs and indexes; shared by all nodes of a cluster."""
+    seed: NonNegativeInt = 0
+    """Seed of every draw of the run (windows, completions)."""
+    steps: PositiveInt = 30
+    """Training steps; a step is one window drawn, generated, graded and trained."""
+    allow_changed: bool = False
+    """Continue a run whose stored config differs from this one in more than `run.steps`."""
+    max_failures: int = Field(default=2, ge=0)
+    """Restarts of the learner gang before the run fails."""
+
+
+class RayConfig(Node):
+    """Where Ray comes from."""
+
+    address: str = "local"
+    """`local` starts an own Ray; `auto` or host:port joins one. A submitted job always joins its cluster."""
+    num_cpus: PositiveInt | None = None
+    """CPUs that an own local Ray offers; none = all cores."""
+    autoscaling: bool = False
+    """The cluster grows on demand: wait for nodes, within the start deadlines, instead of refusing."""
+    object_store_gib: PositiveFloat | None = None
+    """Object store of an own local Ray, GiB; none = Ray's default."""
+
+
+class ModelConfig(Node):
+    """The policy."""
+
+    path: str = "tiny"
+    """`tiny` (built in), a folder or a hub name of a causal language model that transformers and vLLM load."""
+    revision: str | None = None
+    """Hub revision."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of weights and activations in learner, scorer and engines."""
+    trust_remote_code: bool = False
+    """Run Python code shipped with the model."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of learner and scorer."""
+
+
+class SourceConfig(Node):
+    """One dataset."""
+
+    path: str = "arithmetic"
+    """`arithmetic` (built in), a local .jsonl/.json/.parquet(.gz) file or folder, or a hub dataset name."""
+    split: str = "train"
+    """Split of a hub dataset, or `train`/`heldout` of `arithmetic`."""
+    subset: str | None = None
+    """Configuration name of a hub dataset."""
+    id_column: str | None = None
+    """Column with the problem id; none = `id` when there, else file name and row number."""
+    question_column: str = "problem"
+    """Column with the question."""
+    answer_column: str = "answer"
+    """Column with the reference answer."""
+    answer_pattern: str | None = None
+    """Regular expression whose first group is the answer within the column; null = the whole column."""
+    limit: PositiveInt | None = None
+    """Take the first so many rows; for `arithmetic` the number generated (2,000 when none)."""
+    min_level: PositiveInt = 1
+    """Fewest steps of an `arithmetic` problem."""
+    max_level: PositiveInt = 6
+    """Most steps of an `arithmetic` problem."""
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _has_group(cls, pattern: str | None) -> str | None:
+        try:
+            usable = pattern is None or re.compile(pattern).groups > 0
+        except re.error:
+            usable = False
+        if not usable:
+            raise ValueError(f"received {pattern!r}; accepted: a regular expression with a group, as in '#### (.*)'")
+        return pattern
+
+    @model_validator(mode="after")
+    def _levels(self) -> "SourceConfig":
+        if self.min_level > self.max_level:
+            raise ValueError(f"min_level {self.min_level} is above max_level {self.max_level}: swap them")
+        return self
+
+
+class PromptConfig(Node):
+    """The prompt around a question; the same in scoring, training and evaluation."""
+
+    system: str | None = R1_SYSTEM_PROMPT
+    """System prompt; null = the template's own behaviour without one."""
+    example_question: str | None = "What is 2+2?"
+    """Question of the one-shot example; null = no example."""
+    example_answer: str | None = "To add 2 and 2: 2+2=4. The answer is \\boxed{4}."
+    """Answer of the one-shot example."""
+    instruction: str = ""
+    """Text appended to every question, for example ` Put the answer in \\boxed{}.`; part of the suffix span."""
+    max_tokens: PositiveInt = 512
+    """Longest prompt, tokens; a longer one is a bad row, never cut."""
+
+    @model_validator(mode="after")
+    def _example(self) -> "PromptConfig":
+        if (self.example_question is None) != (self.example_answer is None):
+            raise ValueError("example_question and example_answer go together: set both, or both to null")
+        return self
+
+
+class DataConfig(Node):
+    """Datasets, prompts and what happens to bad rows."""
+
+    train: SourceConfig = SourceConfig()
+    """The problems that the curriculum draws from."""
+    heldout: SourceConfig = SourceConfig(split="heldout", limit=200)
+    """The problems of held-out evaluation."""
+    prompt: PromptConfig = PromptConfig()
+    """Prompt format."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used stops the run (`error`) or is reported, counted and left out (`skip`)."""
+
+
+class ScoringConfig(Node):
+    """Angle concentration of every problem, by Ray Data."""
+
+    diagonal: bool = True
+    """Include the i = j terms of C_intra, as the paper does; they favour short questions."""
+    residual: bool = False
+    """Sort by the score's residual after a linear regression on log prompt tokens."""
+    descending: bool = True
+    """Most concentrated problem first, as the paper does."""
+    batch_tokens: PositiveInt = 16384
+    """Padded tokens of one forward pass: bounds memory."""
+    block_rows: PositiveInt = 512
+    """Problems handed to a scorer actor at a time: the unit of resuming."""
+    min_actors: PositiveInt = 1
+    """Fewest scorer actors."""
+    max_actors: PositiveInt = 1
+    """Most scorer actors; Ray Data grows to it as resources allow."""
+    cpus_per_actor: PositiveFloat = 1.0
+    """CPUs of a scorer actor."""
+    gpus_per_actor: NonNegativeFloat = 0.0
+    """GPUs of a scorer actor."""
+    deadline_s: PositiveFloat = 14400.0
+    """Longest wait for scoring, s."""
+
+
+class GainConfig(Node):
+    """GAIN-RL's Gaussian window over the sorted index (arXiv 2506.02281)."""
+
+    name: Literal["gain"] = "gain"
+    form: Literal["paper", "compat"] = "paper"
+    """`paper`, or `compat`: the released code's mean update (one sensitivity, halved accuracy, never back)."""
+    sigma: PositiveFloat = 1000.0
+    """Window width: ranks when above 1, a fraction of N when at most 1."""
+    mu_start: NonNegativeFloat = 0.0
+    """First window centre: ranks when above 1, a fraction of N when at most 1."""
+    mu_step_scale: PositiveFloat | None = None
+    """Scale of a mean update (the paper's n): ranks when above 1, a fraction of N when at most 1; none = 1024
+    ranks (`paper`) or 500 (`compat`)."""
+    accuracy_sensitivity: PositiveFloat = 2.0
+    """Slope of tanh in (accuracy - target)."""
+    angle_sensitivity: NonNegativeFloat = 0.5
+    """Slope of tanh in the angle concentration; `compat` uses accuracy_sensitivity for both."""
+    target_accuracy: Fraction = 0.5
+    """Accuracy at which the accuracy term is zero."""
+
+
+class LengthConfig(GainConfig):
+    """GAIN-RL's controller over prompts sorted by length: the control that a signal has to beat."""
+
+    name: Literal["length"] = "length"  # pyright: ignore[reportIncompatibleVariableOverride]
+    descending: bool = False
+    """Longest prompt first."""
+
+
+class UniformConfig(Node):
+    """Shuffled passes: no problem twice within a pass."""
+
+    name: Literal["uniform"] = "uniform"
+
+
+class SequentialConfig(Node):
+    """Dataset order, pass after pass."""
+
+    name: Literal["sequential"] = "sequential"
+
+
+CurriculumConfig = Annotated[
+    GainConfig | LengthConfig | UniformConfig | SequentialConfig, Field(discriminator="name")
+]
+
+
+class RolloutConfig(Node):
+    """vLLM engines and sampling."""
+
+    engines: PositiveInt = 1
+    """Rollout engines."""
+    problems_per_step: PositiveInt = 32
+    """Problems drawn for a step."""
+    group_size: int = Field(default=8, ge=2)
+    """Completions per problem."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus mass."""
+    max_new_tokens: PositiveInt = 512
+    """Longest completion, tokens."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion."""
+    max_staleness: NonNegativeInt = 0
+    """Steps that generation may run ahead of the learner; 0 = strictly on-policy."""
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs (or CPU processes) that share one engine."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
+    """Share of a GPU's memory for an engine."""
+    kv_cache_gib: PositiveFloat = 1.0
+    """KV cache of a CPU engine, GiB."""
+    max_num_seqs: PositiveInt = 256
+    """Sequences that an engine decodes together."""
+    enforce_eager: bool | None = None
+    """Run vLLM without graph capture; none = true on CPU, false on GPU."""
+    cpus_per_engine: NonNegativeFloat = 0.5
+    """CPUs of an engine's placement group."""
+    gpus_per_engine: NonNegativeFloat = 0.0
+    """GPUs of an engine; with tensor parallelism, of all its workers."""
+    threads_per_engine: PositiveInt = 1
+    """Threads of a CPU engine."""
+    start_deadline_s: PositiveFloat = 600.0
+    """Longest wait for an engine's start, s."""
+    request_deadline_s: PositiveFloat = 1800.0
+    """Longest wait for the completions of a step, s."""
+    stall_deadline_s: PositiveFloat = 120.0
+    """An engine with work whose last decode step is older is suspect, s."""
+    max_engine_restarts: NonNegativeInt = 3
+    """Engine restarts of a run before it fails."""
+
+
+class SyncConfig(Node):
+    """Weights from learner to engines."""
+
+    bucket_mib: PositiveFloat = 256.0
+    """Size of a bucket of weights, MiB."""
+    deadline_s: PositiveFloat = 600.0
+    """Longest wait for a weight update of an engine, s."""
+    verify_every: NonNegativeInt = 10
+    """Compare engine and learner log-probabilities at the first sync and every n-th; 0 = never."""
+    verify_tolerance: PositiveFloat = 0.05
+    """Largest allowed difference of a probe token's log-probability, nats (0.001 is enough in float32)."""
+
+
+class RewardConfig(Node):
+    """Completion to reward."""
+
+    function: str = "math"
+    """`math` (math-verify on the last boxed answer) or `module:function` taking (completion, answer)."""
+    correct: float = 1.0
+    """Reward of a correct answer."""
+    wrong: float = 0.0
+    """Reward of any other outcome."""
+    workers: PositiveInt = 1
+    """Grading processes."""
+    deadline_s: PositiveFloat = 10.0
+    """Wall-clock limit of grading one completion, s; then its process is killed and the outcome is timeout."""
+
+
+class LossConfig(Node):
+    """The GRPO family: GRPO, Dr.GRPO, DAPO and GSPO are settings of this section."""
+
+    advantage_std: bool = True
+    """Divide group-relative advantages by the group's standard deviation (Dr.GRPO: false)."""
+    clip_low: PositiveFloat = 0.2
+    """Lower clip of the probability ratio: 1 - clip_low."""
+    clip_high: PositiveFloat = 0.2
+    """Upper clip of the probability ratio: 1 + clip_high."""
+    kl_coef: NonNegativeFloat = 0.0
+    """Weight of the k3 KL estimate to the reference policy; 0 = no reference is loaded."""
+    normalisation: Literal["token", "sequence", "constant"] = "token"
+    """Mean over tokens (DAPO), mean over sequences of token means (GRPO), or sum over max_new_tokens (Dr.GRPO)."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Probability ratio per token (PPO, GRPO) or per sequence (GSPO)."""
+    importance_cap: PositiveFloat | None = 2.0
+    """Cap of the truncated importance weights against generator_logprobs; null = no correction."""
+    truncated: Literal["count", "mask"] = "count"
+    """Completions cut at max_new_tokens are trained (`count`) or left out of the loss (`mask`)."""
+
+
+class OptimizerConfig(Node):
+    """AdamW and its schedule."""
+
+    lr: PositiveFloat = 1e-6
+    """Peak learning rate."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Adam's decay rates."""
+    eps: PositiveFloat = 1e-8
+    """Adam's epsilon."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Learning rate after warm-up; cosine and linear end at min_lr_ratio."""
+    warmup_updates: NonNegativeInt = 0
+    """Optimizer updates of linear warm-up."""
+    min_lr_ratio: Fraction = 0.0
+    """Last learning rate as a share of the peak."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+
+
+class LearnerConfig(Node):
+    """DeepSpeed ZeRO learners under Ray Train."""
+
+    workers: PositiveInt = 1
+    """Learner ranks."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What ZeRO shards: 0 nothing, 1 optimizer, 2 and gradients, 3 and parameters."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Keep optimizer states in host memory (ZeRO 1-3)."""
+    offload_params: Literal["none", "cpu"] = "none"
+    """Keep parameters in host memory (ZeRO 3)."""
+    deepspeed: dict[str, Any] = {}
+    """Extra DeepSpeed configuration, merged over what this tree gives."""
+    microbatch_tokens: PositiveInt = 16384
+    """Padded tokens of one forward-backward pass."""
+    updates_per_step: PositiveInt = 1
+    """Optimizer updates per step; the step's groups are split among them."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    cpus_per_worker: NonNegativeFloat = 0.5
+    """CPUs of a learner rank."""
+    gpus_per_worker: NonNegativeFloat = 0.0
+    """GPUs of a learner rank."""
+    threads_per_worker: PositiveInt = 1
+    """Threads of a CPU learner rank."""
+    start_deadline_s: PositiveFloat = 600.0
+    """Longest wait for the learner gang, s."""
+    collective_deadline_s: PositiveFloat = 600.0
+    """Longest wait in a collective operation, s."""
+    max_skipped_updates: PositiveInt = 5
+    """Non-finite updates in a row that stop the run."""
+    max_kl: PositiveFloat | None = None
+    """KL to the reference policy (mismatch KL without one) that stops the run; null = no limit."""
+
+
+class EvaluationConfig(Node):
+    """Held-out evaluation while training, before and after, and by jobs/evaluate.py."""
+
+    every: NonNegativeInt = 10
+    """Evaluate after every so many steps; 0 = only before and after."""
+    samples: NonNegativeInt = 0
+    """Sampled completions per problem for avg@k, beside the greedy one; 0 = greedy only."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the sampled completions."""
+
+
+class CheckpointConfig(Node):
+    """What is kept of a run."""
+
+    every: PositiveInt = 10
+    """Commit a checkpoint after every so many steps, and at the end."""
+    keep_last: PositiveInt = 2
+    """Checkpoints kept for resuming, beside the best one."""
+    export_every: NonNegativeInt = 0
+    """Export a Hugging Face folder after every so many steps; 0 = only at the end."""
+
+
+class TrackingConfig(Node):
+    """Where numbers go, beside the console and metrics.jsonl."""
+
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    wandb_project: str | None = None
+    """Weights & Biases project; needs the package wandb."""
+    mlflow_uri: str | None = None
+    """MLflow tracking URI; needs the package mlflow."""
+    rollouts: bool = True
+    """Write every step's rollouts as parquet."""
+
+
+class Config(Node):
+    """All settings of gainrl-ray."""
+
+    run: RunConfig = RunConfig()
+    ray: RayConfig = RayConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    curriculum: CurriculumConfig = GainConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    sync: SyncConfig = SyncConfig()
+    reward: RewardConfig = RewardConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    learner: LearnerConfig = LearnerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        learner = self.learner
+        if learner.offload_params == "cpu" and learner.zero_stage != 3:
+            raise ValueError(f"learner.offload_params=cpu needs learner.zero_stage=3, received {learner.zero_stage}")
+        if learner.offload_optimizer == "cpu" and learner.zero_stage == 0:
+            raise ValueError("learner.offload_optimizer=cpu needs learner.zero_stage 1, 2 or 3, received 0")
+        if learner.updates_per_step > self.rollout.problems_per_step:
+            raise ValueError(
+                f"learner.updates_per_step {learner.updates_per_step} is above "
+                f"rollout.problems_per_step {self.rollout.problems_per_step}: each update needs a group"
+            )
+        return self

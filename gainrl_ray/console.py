@@ -1,0 +1,37 @@
+"""What a person reads in the terminal: one line a step, a table at the end."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def step_line(record: Mapping[str, Any], steps: int) -> str:
+    """One step in one line: accuracy, reward, curriculum, KL, speed and where the seconds went."""
+    seconds = {name.removeprefix("seconds/"): value for name, value in record.items() if name.startswith("seconds/")}
+    total = seconds.pop("total", 0.0)
+    parts = " ".join(f"{name} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
+    mu = f" | mu {record['curriculum/mu']:.0f}" if record.get("curriculum/mu") is not None else ""
+    line = (
+        f"step {record['step']:>{len(str(steps))}}/{steps} | accuracy {record['accuracy']:.3f} | "
+        f"reward {record['reward']:.3f}{mu} | kl {_number(record.get('kl'))} | "
+        f"{record['tokens_per_second']:,.0f} tok/s | {total:.1f} s ({parts})"
+    )
+    return line + (f"\n{evaluation_line(record)}" if "eval/accuracy" in record else "")
+
+
+def evaluation_line(record: Mapping[str, Any]) -> str:
+    """Held-out figures of one version in one line."""
+    extra = [f"{name.removeprefix('eval/')} {value:.3f}" for name, value in record.items() if "avg@" in name]
+    return f"  held-out after step {record['step']}: " + ", ".join(
+        [f"greedy accuracy {record['eval/accuracy']:.3f}", *extra]
+    )
+
+
+def table(rows: Sequence[tuple[str, str]], title: str) -> str:
+    """Two aligned columns under a title."""
+    width = max(len(name) for name, _ in rows)
+    lines = [title, "-" * len(title)]
+    return "\n".join(lines + [f"{name:<{width}}  {value}" for name, value in rows])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

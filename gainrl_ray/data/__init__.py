@@ -1,0 +1,1 @@
+"""Datasets: rows to problems, problems to prompts, scores to an index on disk."""

@@ -1,0 +1,15 @@
+"""What the process's environment variables say; read once, at the edge."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class Environment(BaseSettings):
+    """The variables that gainrl-ray reads."""
+
+    caller_dir: Path = Field(default_factory=Path.cwd, validation_alias="GAINRL_CALLER_DIR")
+    """Folder that relative paths start from: Ray runs a submitted job in a copy of the working directory."""
+    ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
+    """The cluster of the submitted job, or the one the user named."""

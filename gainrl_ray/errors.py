@@ -1,0 +1,45 @@
+"""The exceptions that users meet: one root, each picklable, each saying what was received and what to do."""
+
+
+class GainrlError(Exception):
+    """Root of every error raised on purpose; `args` is the whole state, so it crosses processes unchanged."""
+
+
+class ConfigError(GainrlError, ValueError):
+    """A configuration key or value that cannot be used."""
+
+
+class DataError(GainrlError, ValueError):
+    """A dataset, row or prompt that cannot be used."""
+
+
+class IndexMismatchError(GainrlError, ValueError):
+    """A scored index that was made from other inputs than the run's."""
+
+
+class ModelError(GainrlError, ValueError):
+    """A model folder or hub name that cannot be loaded as a causal language model."""
+
+
+class ResourceError(GainrlError, RuntimeError):
+    """A cluster that does not offer what the run asks for."""
+
+
+class DeadlineError(GainrlError, TimeoutError):
+    """A wait that ended: names what was awaited, from whom, since when, and what is missing."""
+
+
+class EngineError(GainrlError, RuntimeError):
+    """A rollout engine that died, serves the wrong weights or cannot be restarted."""
+
+
+class WeightSyncError(EngineError):
+    """Weights in an engine that differ from the learner's."""
+
+
+class StaleAttemptError(GainrlError, RuntimeError):
+    """A call from a learner gang that has been replaced by a newer one."""
+
+
+class DivergenceError(GainrlError, RuntimeError):
+    """A run that stopped itself: non-finite updates in a row, or KL above the limit."""

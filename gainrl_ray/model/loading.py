@@ -1,0 +1,209 @@
+"""Models and tokenizers of the run, loaded or refused with a reason."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gainrl_ray.config import ModelConfig
+from gainrl_ray.errors import ModelError
+
+TINY_FOLDER = Path(__file__).parent / "tiny"
+_WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+_CHUNK_BYTES = 1 << 22
+
+
+def model_folder(config: ModelConfig) -> str:
+    """The folder or hub name that transformers and vLLM are given; `tiny` becomes the packaged folder.
+
+    Raises ModelError when the path reads like a folder and is none, or is a folder without config.json.
+    """
+    if config.path == "tiny":
+        return str(TINY_FOLDER)
+    folder = Path(config.path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"model.path {config.path!r} is a folder without config.json: give a Hugging Face model folder"
+            )
+        return str(folder)
+    if folder.exists() or config.path.startswith((".", "/", "~")) or config.path.count("/") > 1:
+        raise ModelError(
+            f"model.path {config.path!r} is no folder: accepted are 'tiny', an existing Hugging Face model folder, "
+            "or a hub name such as 'Qwen/Qwen2.5-0.5B-Instruct'"
+        )
+    return config.path
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The model's transformers tokenizer. Raises ModelError when there is none that loads."""
+    from transformers import AutoTokenizer
+
+    folder = model_folder(config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, revision=_revision(config), trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:
+        raise ModelError(
+            f"model.path {config.path!r}: its tokenizer does not load ({_brief(error)}); "
+            "the folder needs tokenizer.json and tokenizer_config.json"
+        ) from error
+    if len(tokenizer) == 0:
+        raise ModelError(f"model.path {config.path!r} has no tokenizer: add tokenizer.json and tokenizer_config.json")
+    return tokenizer
+
+
+def load_model(config: ModelConfig, dtype: str | None = None) -> Any:
+    """The PreTrainedModel (causal language model) in evaluation mode on the CPU.
+
+    Weights come from safetensors, else from a `.bin` read by `torch.load(weights_only=True)`.
+    `dtype`: "float32" or "bfloat16"; none = `config.dtype`.
+    Raises ModelError when it is no causal language model, when weights are unreadable, of other shapes or missing
+    (transformers would draw missing ones at random), or when the tokenizer has more tokens than the embedding.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    architecture = _causal_config(config)
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            model_folder(config),
+            config=architecture,
+            revision=_revision(config) or "main",
+            dtype=getattr(torch, dtype or config.dtype),
+            attn_implementation=config.attention,
+            trust_remote_code=config.trust_remote_code,
+            weights_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise ModelError(f"model.path {config.path!r}: its weights do not load ({_brief(error)})") from error
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise ModelError(
+            f"model.path {config.path!r} lacks {len(missing)} weights of its {type(model).__name__} "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): they would be random; "
+            "give a folder with all weights"
+        )
+    model.eval()
+    return model
+
+
+def check_vocabulary(model: Any, tokenizer: Any, path: str) -> None:
+    """Nothing; raises ModelError when the tokenizer has ids beyond the model's embedding rows."""
+    rows = model.config.get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"model.path {path!r}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows; "
+            "tokenizer and weights are of different models"
+        )
+
+
+def model_digest(config: ModelConfig) -> str:
+    """Hex sha256 that changes whenever the model's function may: config.json and the bytes of all weight files.
+
+    For a hub name: of the name and the commit it resolves to. Raises ModelError when there is nothing to digest.
+    """
+    folder = model_folder(config)
+    digest = hashlib.sha256()
+    if not Path(folder).is_dir():
+        digest.update(f"hub:{folder}@{_hub_commit(config)}".encode())
+        return digest.hexdigest()
+    files = sorted({path for pattern in _WEIGHT_PATTERNS for path in Path(folder).glob(pattern)})
+    if not files:
+        raise ModelError(f"model.path {config.path!r} holds no weights: expected *.safetensors or pytorch_model*.bin")
+    for path in (Path(folder) / "config.json", *files):
+        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+        for chunk in _chunks(path):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def stop_token_ids(config: ModelConfig, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end a completion, ascending: the tokenizer's eos and those of generation_config.json."""
+    from transformers import GenerationConfig
+
+    ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    try:
+        listed = GenerationConfig.from_pretrained(model_folder(config), revision=_revision(config)).eos_token_id
+    except OSError:
+        listed = None
+    ids.update([listed] if isinstance(listed, int) else listed or [])
+    if not ids:
+        raise ModelError(f"model.path {config.path!r}: neither tokenizer nor generation_config.json names an eos token")
+    return tuple(sorted(ids))
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The id that fills padded positions: the tokenizer's pad, else its eos, else 0 (padding is masked anyway)."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return 0
+
+
+def _causal_config(config: ModelConfig) -> Any:
+    """The transformers config of the model. Raises ModelError unless it is that of a causal language model."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    folder = model_folder(config)
+    try:
+        architecture = AutoConfig.from_pretrained(
+            folder, revision=_revision(config), trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:
+        raise ModelError(
+            f"model.path {config.path!r}: its config does not load ({_brief(error)}); accepted are 'tiny', a Hugging "
+            "Face model folder or a hub name; a model with own code needs model.trust_remote_code=true"
+        ) from error
+    names = architecture.architectures or []
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    own_code = config.trust_remote_code and "AutoModelForCausalLM" in (getattr(architecture, "auto_map", None) or {})
+    known = any(name in causal for name in names) or (not names and architecture.model_type in _mapped_types())
+    if not (known or own_code) or getattr(architecture, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model.path {config.path!r} is no causal language model: its config.json names "
+            f"{names or architecture.model_type}; accepted are classes such as Qwen2ForCausalLM, LlamaForCausalLM"
+        )
+    return architecture
+
+
+def _mapped_types() -> set[str]:
+    """The model types for which transformers has a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def _hub_commit(config: ModelConfig) -> str:
+    """The commit that a hub name resolves to, from the hub or from the local cache when the hub is out of reach."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot = snapshot_download(config.path, revision=config.revision, allow_patterns=["config.json"])
+    except Exception as error:
+        raise ModelError(
+            f"model.path {config.path!r} is neither 'tiny', nor a folder, nor a hub model that can be reached "
+            f"({_brief(error)})"
+        ) from error
+    return Path(snapshot).name
+
+
+def _revision(config: ModelConfig) -> str | None:
+    """The hub revision, for hub names only."""
+    return None if Path(model_folder(config)).is_dir() else config.revision
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    """The file's bytes, piece by piece."""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _brief(error: Exception) -> str:
+    """Type and first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

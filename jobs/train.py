@@ -1,0 +1,31 @@
+"""Fine-tune a language model with GRPO under a data curriculum: `python jobs/train.py [--config NAME] [--key=value]`."""
+
+import sys
+import time
+from pathlib import Path
+
+from gainrl_ray.cli import load_config, preset_name
+from gainrl_ray.environment import Environment
+from gainrl_ray.errors import GainrlError
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+def main(argv: list[str]) -> int:
+    """The exit status: 0 when the run finished or was stopped with a commit, 2 when the input cannot be used."""
+    try:
+        config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
+        run_name = config.run.name or f"{preset_name(argv)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        from gainrl_ray.actors.session import session
+        from gainrl_ray.training import summary, train
+
+        with session(config.ray):
+            print(summary(train(config, run_name)))
+    except GainrlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,28 @@
+"""Shared sessions: one local Ray and one tiny model for the whole suite."""
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+from gainrl_ray.config import ModelConfig
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local Ray with 8 logical CPUs, so that placement never depends on the machine."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=512 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_config() -> ModelConfig:
+    """The built-in model in float32."""
+    return ModelConfig(path="tiny", dtype="float32")
