@@ -291,13 +291,15 @@ class RewardConfig(Node):
     function: str = "math"
     """`math` (math-verify on the last boxed answer) or `module:function` taking (completion, answer)."""
     correct: float = 1.0
-    """Reward of a correct answer."""
+    """Reward of a correct answer; a number that a custom function returns counts as correct from here on."""
     wrong: float = 0.0
     """Reward of any other outcome."""
     workers: PositiveInt = 1
     """Grading processes."""
     deadline_s: PositiveFloat = 10.0
     """Wall-clock limit of grading one completion, s; then its process is killed and the outcome is timeout."""
+    memory_gib: PositiveFloat | None = 4.0
+    """Address space of a grading process, GiB; null = no limit."""
 
 
 class LossConfig(Node):

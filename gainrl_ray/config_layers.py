@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """The core scalars of YAML 1.2 (1e-6 is a number; `on` and 2026-01-01 are text); a repeated key is an error."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node; raises ConstructorError on a repeated key."""

@@ -143,7 +143,7 @@ def _order(config: Config, tables: Tables, say: Say) -> np.ndarray:
 
 def _run(config: Config, run_name: str, tables: Tables, order: np.ndarray, say: Say) -> bool:
     """Run the learners to their end; True when the run was stopped before its last step."""
-    store = WeightStoreActor.remote(keep=max(2, config.rollout.max_staleness + 1))
+    store = WeightStoreActor.remote(keep=config.rollout.max_staleness + 2)
     curriculum = CurriculumActor.remote(config.curriculum, order, tables.train.ids, config.run.seed)
     pipeline = PipelineActor.options(max_concurrency=2 * config.learner.workers + 8).remote(
         config,

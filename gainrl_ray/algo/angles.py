@@ -28,13 +28,34 @@ def angle_concentration(
     first = torch.zeros_like(prefix_stop) if start is None else start
     first, prefix_stop, question_stop = (stop.to(hidden.device) for stop in (first, prefix_stop, question_stop))
     _check_spans(hidden.shape[1], first, prefix_stop, question_stop)
-    question = _span_sum(hidden, prefix_stop, question_stop)
-    prefix = _span_sum(hidden, first, prefix_stop)
-    question_tokens = (question_stop - prefix_stop).double()
-    prefix_tokens = (prefix_stop - first).double()
-    c_intra = (question * question).sum(dim=1) / question_tokens.square()
-    c_inter = (question * prefix).sum(dim=1) / (question_tokens * prefix_tokens.clamp(min=1))
+    question = _span_sums(hidden, prefix_stop, question_stop)
+    prefix = _span_sums(hidden, first, prefix_stop)
+    return concentration_of_sums(question, prefix, question_stop - prefix_stop, prefix_stop - first)
+
+
+def concentration_of_sums(
+    question_sum: Tensor, prefix_sum: Tensor, question_tokens: Tensor, prefix_tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """C_intra and C_inter, two [...] float64 tensors, from sums of unit vectors; C_inter is 0 without a prefix.
+
+    question_sum, prefix_sum: [..., hidden_size] float64, of `unit_sum`; question_tokens (at least 1),
+    prefix_tokens: [...]. For the prefix shared by many prompts one sum serves all.
+    """
+    questions, prefixes = question_tokens.double(), prefix_tokens.double()
+    c_intra = (question_sum * question_sum).sum(dim=-1) / questions.square()
+    c_inter = (question_sum * prefix_sum).sum(dim=-1) / (questions * prefixes.clamp(min=1))
     return c_intra, c_inter
+
+
+def unit_sum(states: Tensor) -> Tensor:
+    """Sum of the unit vectors of hidden states, [hidden_size] float64; zeros for no states.
+
+    states: [tokens, hidden_size], any float type. Unit vectors are float32; a state of zeros adds nothing.
+    """
+    states = states.float()
+    # First by the largest feature: squares of very small or large states leave float32's range.
+    states = states / _or_one(states.abs().amax(dim=1, keepdim=True))
+    return (states / _or_one(states.norm(dim=1, keepdim=True))).double().sum(dim=0)
 
 
 def without_diagonal(c_intra: np.ndarray, question_tokens: np.ndarray) -> np.ndarray:
@@ -68,18 +89,13 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(rank_a @ rank_b) / spread if spread > 0 else float("nan")
 
 
-def _span_sum(hidden: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """Sum of the unit vectors of positions [start, stop) of each row, [batch, hidden_size] float64.
+def _span_sums(hidden: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+    """`unit_sum` of positions [start, stop) of each row, [batch, hidden_size] float64.
 
     Row by row, so that the float64 copy is never larger than one span.
     """
-    sums = []
-    for row, a, b in zip(hidden, start.tolist(), stop.tolist(), strict=True):
-        states = row[a:b].float()
-        # First by the largest feature: squares of very small or large states leave float32's range.
-        states = states / _or_one(states.abs().amax(dim=1, keepdim=True))
-        sums.append((states / _or_one(states.norm(dim=1, keepdim=True))).double().sum(dim=0))
-    return torch.stack(sums)
+    spans = zip(hidden, start.tolist(), stop.tolist(), strict=True)
+    return torch.stack([unit_sum(row[first:end]) for row, first, end in spans])
 
 
 def _or_one(scale: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
             f"model.path {config.path!r}: its tokenizer does not load ({_brief(error)}); "
             "the folder needs tokenizer.json and tokenizer_config.json"
         ) from error
-    if len(tokenizer) == 0:
+    # Without tokenizer files transformers returns one that knows special tokens only.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"model.path {config.path!r} has no tokenizer: add tokenizer.json and tokenizer_config.json")
     return tokenizer
 
@@ -59,11 +60,14 @@ def load_model(config: ModelConfig, dtype: str | None = None) -> Any:
 
     Weights come from safetensors, else from a `.bin` read by `torch.load(weights_only=True)`.
     `dtype`: "float32" or "bfloat16"; none = `config.dtype`.
-    Raises ModelError when it is no causal language model, when weights are unreadable, of other shapes or missing
-    (transformers would draw missing ones at random), or when the tokenizer has more tokens than the embedding.
+    Raises ModelError when it is no causal language model, or when weights are unreadable, of other shapes or missing
+    (transformers would draw missing ones at random).
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     architecture = _causal_config(config)
     try:
@@ -90,14 +94,20 @@ def load_model(config: ModelConfig, dtype: str | None = None) -> Any:
     return model
 
 
-def check_vocabulary(model: Any, tokenizer: Any, path: str) -> None:
-    """Nothing; raises ModelError when the tokenizer has ids beyond the model's embedding rows."""
-    rows = model.config.get_text_config().vocab_size
+def check_model(config: ModelConfig) -> Any:
+    """The model's tokenizer, after checking it against the model's config; weights are not read.
+
+    Raises ModelError for what `load_tokenizer` refuses, for anything but a causal language model, and for a
+    tokenizer with ids beyond the embedding's rows.
+    """
+    rows = _causal_config(config).get_text_config().vocab_size
+    tokenizer = load_tokenizer(config)
     if len(tokenizer) > rows:
         raise ModelError(
-            f"model.path {path!r}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows; "
+            f"model.path {config.path!r}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows; "
             "tokenizer and weights are of different models"
         )
+    return tokenizer
 
 
 def model_digest(config: ModelConfig) -> str:

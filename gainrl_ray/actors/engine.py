@@ -1,0 +1,304 @@
+"""A vLLM engine that serves one policy version at a time, driven step by step by its owner."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from gainrl_ray.actors.vllm_plugin import BACKEND, register
+from gainrl_ray.actors.weights import Probe, WeightBucket
+from gainrl_ray.config import ModelConfig, RolloutConfig
+from gainrl_ray.errors import EngineError, WeightSyncError
+from gainrl_ray.model.loading import model_folder
+from gainrl_ray.types import Completion, SampleRequest
+
+PROBE_ID = "gainrl-probe"
+PROBE_DEADLINE_S = 300.0
+
+
+class EngineState(StrEnum):
+    """Where an engine stands; it serves only what it has confirmed."""
+
+    STARTING = "starting"
+    STALE = "stale"
+    SERVING = "serving"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncFigures:
+    """What bringing an engine to a version took."""
+
+    version: int
+    pull_s: float  # waiting for buckets
+    update_s: float
+    verify_s: float
+    worst_difference: float  # nats, over the probe's tokens; nan when there was no probe
+    size: int  # bytes
+
+
+def environment(rollout: RolloutConfig, *, in_process: bool) -> dict[str, str]:
+    """The environment of an engine's process; vLLM and OpenMP read it when they are first imported."""
+    variables = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if in_process else "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if rollout.gpus_per_engine == 0:
+        variables |= {
+            "OMP_NUM_THREADS": str(rollout.threads_per_engine),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(rollout.kv_cache_gib))),
+        }
+    return variables
+
+
+def runs_in_process(rollout: RolloutConfig) -> bool:
+    """Whether the engine lives in its actor's process: on CPU, where this makes its start ten times as fast."""
+    return rollout.gpus_per_engine == 0 and rollout.tensor_parallel_size == 1
+
+
+class RolloutEngine:
+    """vLLM's LLMEngine with versions; not thread-safe, one thread owns it."""
+
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        tolerance: float,
+        max_model_len: int,
+        log_file: Path,
+        in_process: bool | None = None,
+    ) -> None:
+        """Starts the engine with the model folder's own weights, state stale.
+
+        `tolerance`: largest allowed difference of a probe token's log-probability, nats. `log_file` gets all that
+        vLLM logs. The environment must be that of `environment` before vLLM is first imported.
+        """
+        self._in_process = runs_in_process(rollout) if in_process is None else in_process
+        os.environ.update(environment(rollout, in_process=self._in_process))
+        if "vllm" not in sys.modules:
+            _log_to(log_file)
+        register()
+        self._tolerance = tolerance
+        self._engine = _build(model, rollout, max_model_len, self._in_process)
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+        self.state = EngineState.STALE
+        self.version: int | None = None
+        self._internal: dict[str, str] = {}
+
+    # -- generation ----------------------------------------------------------------------------------------------
+
+    def submit(self, requests: Sequence[SampleRequest], version: int) -> None:
+        """Queue requests for policy `version`. Raises EngineError when the engine does not serve that version."""
+        if self.state is not EngineState.SERVING or self.version != version:
+            raise EngineError(
+                f"completions of policy version {version} were asked of an engine that is {self.state} with version "
+                f"{self.version}: sync it first"
+            )
+        for request in requests:
+            if request.request_id in self._internal:
+                raise EngineError(f"request {request.request_id!r} is already under way")
+            self._internal[request.request_id] = self._add(request.request_id, request.token_ids, _params(request))
+
+    def step(self) -> list[tuple[str, Completion]]:
+        """The (request id, completion) pairs that one decode step finished; empty without work."""
+        if not self._internal:
+            return []
+        finished = []
+        for output in self._engine.step():
+            if output.finished and self._internal.pop(output.request_id, None) is not None:
+                finished.append((output.request_id, _completion(output)))
+        return finished
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Forget requests; ids that are not under way are passed over."""
+        internal = [self._internal.pop(request_id) for request_id in request_ids if request_id in self._internal]
+        if internal:
+            self._engine.abort_request(internal, internal=True)
+
+    def generate(self, requests: Sequence[SampleRequest], version: int) -> Iterator[tuple[str, Completion]]:
+        """(request id, completion) as they finish, in the order of finishing."""
+        self.submit(requests, version)
+        while self._internal:
+            yield from self.step()
+
+    @property
+    def unfinished(self) -> int:
+        """Requests under way."""
+        return len(self._internal)
+
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def sync(self, version: int, buckets: Iterable[WeightBucket], probe: Probe | None = None) -> SyncFigures:
+        """Drained engine -> new weights -> empty prefix cache -> verified -> serving `version`.
+
+        Raises:
+            EngineError: requests are under way, or the prefix cache could not be emptied.
+            WeightSyncError: a bucket is damaged, parameters are missing, or log-probabilities differ on the probe
+                by more than the tolerance. The engine is stale then.
+        """
+        if self._internal or self._engine.has_unfinished_requests():
+            raise EngineError(f"sync to version {version} with {self.unfinished} requests under way: drain them first")
+        self.state, self.version = EngineState.STALE, None
+        pull_s, update_s, size = self._update(buckets)
+        if not self._engine.reset_prefix_cache():
+            raise EngineError(
+                f"version {version}: vLLM did not empty its prefix cache, so keys and values of the old policy "
+                "would be used again"
+            )
+        started = time.monotonic()
+        worst = self._verify(probe, version) if probe is not None else float("nan")
+        verify_s = time.monotonic() - started
+        if self._in_process:
+            self._engine.set_weight_version(str(version))
+        self.state, self.version = EngineState.SERVING, version
+        return SyncFigures(
+            version=version, pull_s=pull_s, update_s=update_s, verify_s=verify_s, worst_difference=worst, size=size
+        )
+
+    def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """Log-probability of every token given those before, at temperature 1; 0.0 for the first.
+
+        Always computed afresh: vLLM does not read its prefix cache for prompt log-probabilities.
+        """
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        self._add(PROBE_ID, token_ids, params)
+        deadline = time.monotonic() + PROBE_DEADLINE_S
+        while time.monotonic() < deadline:
+            for output in self._engine.step():
+                if output.request_id == PROBE_ID and output.finished:
+                    rest = zip(output.prompt_logprobs[1:], token_ids[1:], strict=True)
+                    return (0.0, *(position[token_id].logprob for position, token_id in rest))
+        raise EngineError(f"the probe of {len(token_ids)} tokens did not end within {PROBE_DEADLINE_S:.0f} s")
+
+    def close(self) -> None:
+        """End the engine and its processes."""
+        self.state = EngineState.DEAD
+        self._engine.engine_core.shutdown()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _add(self, request_id: str, token_ids: Sequence[int], params: Any) -> str:
+        return self._engine.add_request(request_id, {"prompt_token_ids": list(token_ids)}, params)
+
+    def _update(self, buckets: Iterable[WeightBucket]) -> tuple[float, float, int]:
+        """(seconds waiting for buckets, seconds loading them, bytes)."""
+        from gainrl_ray.actors.vllm_transfer import update_info
+
+        begun = time.monotonic()
+        pull_s, size, stream = 0.0, 0, iter(buckets)
+        self._engine.collective_rpc("start_weight_update")
+        while True:
+            asked = time.monotonic()
+            bucket = next(stream, None)
+            pull_s += time.monotonic() - asked
+            if bucket is None:
+                break
+            size += bucket.buffer.nbytes
+            info = update_info(bucket, in_process=self._in_process)
+            self._engine.collective_rpc("update_weights", kwargs={"update_info": info})
+        self._engine.collective_rpc("finish_weight_update")
+        return pull_s, time.monotonic() - begun - pull_s, size
+
+    def _verify(self, probe: Probe, version: int) -> float:
+        """The largest difference to the learner's log-probabilities, nats. Raises WeightSyncError above tolerance."""
+        found = self.score(probe.token_ids)
+        differences = [abs(a - b) for a, b in zip(found[1:], probe.logprobs[1:], strict=True)]
+        worst = max(range(len(differences)), key=lambda i: _rank(differences[i]))
+        if not differences[worst] <= self._tolerance:
+            at = worst + 1
+            raise WeightSyncError(
+                f"version {version}: the engine's log-probability of probe token {at} (id {probe.token_ids[at]}) is "
+                f"{found[at]:.5f}, the learner's {probe.logprobs[at]:.5f}: they differ by {differences[worst]:.5f} "
+                f"nats, allowed is sync.verify_tolerance {self._tolerance}. The engine does not hold the learner's "
+                "weights, or computes in lower precision than the tolerance expects"
+            )
+        return differences[worst]
+
+
+def _rank(difference: float) -> float:
+    return float("inf") if difference != difference else difference
+
+
+def _params(request: SampleRequest) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = request.sampling
+    return SamplingParams(
+        n=1,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+        stop=list(sampling.stop),
+        include_stop_str_in_output=True,
+        seed=request.seed,
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _completion(output: Any) -> Completion:
+    sample = output.outputs[0]
+    if sample.finish_reason not in ("stop", "length"):
+        raise EngineError(f"request {output.request_id!r} ended as {sample.finish_reason!r}, not by stop or length")
+    logprobs = tuple(at[token_id].logprob for at, token_id in zip(sample.logprobs, sample.token_ids, strict=True))
+    return Completion(
+        token_ids=tuple(sample.token_ids), logprobs=logprobs, finish_reason=sample.finish_reason, text=sample.text
+    )
+
+
+def _build(model: ModelConfig, rollout: RolloutConfig, max_model_len: int, in_process: bool) -> Any:
+    from vllm import EngineArgs, LLMEngine
+    from vllm.config import WeightTransferConfig
+
+    on_cpu = rollout.gpus_per_engine == 0
+    arguments = EngineArgs(
+        model=model_folder(model),
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        dtype=model.dtype,
+        seed=0,
+        max_model_len=max_model_len,
+        max_num_seqs=rollout.max_num_seqs,
+        tensor_parallel_size=rollout.tensor_parallel_size,
+        distributed_executor_backend="mp" if rollout.tensor_parallel_size > 1 else "uni",
+        enforce_eager=on_cpu if rollout.enforce_eager is None else rollout.enforce_eager,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+    )
+    return LLMEngine.from_engine_args(arguments, enable_multiprocessing=not in_process)
+
+
+def _log_to(log_file: Path) -> None:
+    """Make vLLM, which is not imported yet, log into a file instead of the standard output."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = {"class": "logging.FileHandler", "formatter": "plain", "filename": str(log_file), "delay": True}
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logger = {"handlers": ["file"], "level": os.environ.get("VLLM_LOGGING_LEVEL", "INFO"), "propagate": False}
+    settings = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": form}},
+        "handlers": {"file": handler},
+        "loggers": {"vllm": logger},
+    }
+    path = log_file.with_suffix(".logging.json")
+    path.write_text(json.dumps(settings))
+    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(path)

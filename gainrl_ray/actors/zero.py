@@ -1,0 +1,270 @@
+"""The policy as a DeepSpeed engine: one step's batch in, updated weights out."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gainrl_ray.actors import zero_state
+from gainrl_ray.actors.deepspeed_config import LearningRate, deepspeed_config, reference_config, start_deepspeed
+from gainrl_ray.algo.angles import without_diagonal
+from gainrl_ray.algo.losses import policy_loss
+from gainrl_ray.config import Config
+from gainrl_ray.model.loading import check_model, load_model
+from gainrl_ray.model.policy import Angles, PolicyModel, PolicyOutput, forward_micro_batch
+from gainrl_ray.types import MicroBatch, RankBatch, UpdateReport
+
+_SUMS = ("loss", "tokens", "kl", "clipped", "importance", "mismatch", "entropy")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """One optimizer update over all ranks; when it was skipped only `applied` and `learning_rate` mean anything."""
+
+    sums: dict[str, float]  # the loss, and sums over trained tokens: see `policy_loss`
+    applied: bool
+    grad_norm: float
+    learning_rate: float
+
+
+class PolicyEngine:
+    """The trained policy on one learner rank; every method is collective and called by all ranks alike.
+
+    The loss of an update is a plain sum over ranks and micro-batches (types.MicroBatch). DeepSpeed averages
+    gradients over ranks, so each rank's loss is multiplied by their number.
+    """
+
+    def __init__(self, config: Config, *, rank: int, world_size: int, total_updates: int) -> None:
+        """Load the model, and the frozen reference policy when loss.kl_coef > 0, and start DeepSpeed.
+
+        `total_updates`: optimizer updates of the whole run, for the learning rate's schedule.
+        """
+        learner = config.learner
+        if not torch.cuda.is_available():
+            torch.set_num_threads(learner.threads_per_worker)
+        self._config, self._rank, self._world_size = config, rank, world_size
+        self._temperature = config.rollout.temperature
+        self._tokenizer = check_model(config.model)
+        deepspeed = start_deepspeed(rank=rank, world_size=world_size, deadline_s=learner.collective_deadline_s)
+        self._policy = PolicyModel(load_model(config.model), learner.gradient_checkpointing)
+        parameters = sum(weight.numel() for weight in self._policy.parameters())
+        settings = deepspeed_config(config, ranks=world_size, parameters=parameters)
+        self._engine, *_ = deepspeed.initialize(
+            model=self._policy,
+            config=settings,
+            lr_scheduler=lambda optimizer: LearningRate(optimizer, config.optimizer, total_updates),
+        )
+        self._engine.train()
+        self._reference = self._start_reference(deepspeed, settings) if config.loss.kl_coef > 0 else None
+
+    def update(self, batch: RankBatch) -> UpdateReport:
+        """What this rank saw while training one step; means are over all ranks, angles are this rank's.
+
+        Angles are those of the policy before the step. An update with a non-finite loss or gradient on any rank is
+        left out on all ranks, and counted. Without updates the weights stay as they are.
+        """
+        started = time.monotonic()
+        angles: dict[int, float] = {}
+        for micro_batch in batch.measure:
+            self._keep_angles(self._evaluate(micro_batch, prompt_only=True).angles, angles)
+        old_logprobs = self._old_logprobs(batch.updates, angles) if len(batch.updates) > 1 else None
+        tallies = [
+            self._optimize(micro_batches, None if old_logprobs is None else old_logprobs[number], angles)
+            for number, micro_batches in enumerate(batch.updates)
+        ]
+        return self._report(tallies, angles, time.monotonic() - started)
+
+    def probe(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """Log-probability of each token given those before it, temperature 1; the first, which has none, is 0."""
+        output = forward_micro_batch(
+            self._no_grad, self._policy, _probe_batch(token_ids), temperature=1.0, measure=False
+        )
+        return tuple(output.logprobs[0].tolist())
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, full tensor on the CPU) of every weight on rank 0, nothing elsewhere.
+
+        Every rank must exhaust the iterator: ZeRO-3 gathers from all of them, bucket by bucket.
+        """
+        return zero_state.gathered_weights(self._policy.language_model, rank=self._rank)
+
+    def save(self, folder: str | Path) -> None:
+        """Write this rank's shards of weights, optimizer and schedule into `folder` (one folder for all, or each its
+        own, merged afterwards)."""
+        zero_state.save_shards(self._engine, Path(folder), self._facts())
+
+    def load(self, folder: str | Path) -> None:
+        """Continue exactly from what `save` wrote; for an engine that has not trained yet.
+
+        Raises DataError for a folder without a whole checkpoint, ConfigError for one made by another number of
+        ranks, ZeRO stage or dtype.
+        """
+        zero_state.load_shards(self._engine, Path(folder), self._facts())
+
+    def export(self, folder: str | Path) -> None:
+        """Write the policy as a Hugging Face folder that transformers and vLLM load."""
+        zero_state.export_folder(self._policy.language_model, self._tokenizer, Path(folder), rank=self._rank)
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint has in common with the run that continues it."""
+        return {
+            "learner.workers": self._world_size,
+            "learner.zero_stage": self._config.learner.zero_stage,
+            "model.dtype": self._config.model.dtype,
+        }
+
+    def _start_reference(self, deepspeed: Any, settings: dict[str, Any]) -> Any:
+        """The frozen start policy, as a callable: sharded under ZeRO-3, else a replica on each rank."""
+        model = PolicyModel(load_model(self._config.model)).requires_grad_(False).eval()
+        if self._config.learner.zero_stage < 3:
+            return model.to(self._engine.device)
+        return deepspeed.initialize(model=model, config=reference_config(settings))[0]
+
+    @torch.no_grad()
+    def _no_grad(self, *inputs: Any) -> tuple[Tensor, Tensor]:
+        return self._engine(*inputs)
+
+    def _evaluate(self, micro_batch: MicroBatch, *, prompt_only: bool = False) -> PolicyOutput:
+        """The policy's output with its angles, without a gradient."""
+        return forward_micro_batch(
+            self._no_grad,
+            self._policy,
+            micro_batch,
+            temperature=self._temperature,
+            measure=True,
+            prompt_only=prompt_only,
+        )
+
+    def _old_logprobs(
+        self, updates: tuple[tuple[MicroBatch, ...], ...], angles: dict[int, float]
+    ) -> list[list[Tensor]]:
+        """Log-probabilities of every micro-batch under the policy before the step's first update."""
+        found: list[list[Tensor]] = []
+        for micro_batches in updates:
+            outputs = [self._evaluate(micro_batch) for micro_batch in micro_batches]
+            for output in outputs:
+                self._keep_angles(output.angles, angles)
+            found.append([output.logprobs for output in outputs])
+        return found
+
+    def _optimize(
+        self, micro_batches: tuple[MicroBatch, ...], old_logprobs: list[Tensor] | None, angles: dict[int, float]
+    ) -> _Tally:
+        """One optimizer update; without old_logprobs the policy is its own old policy, and angles are measured."""
+        learning_rate = self._engine.get_lr()[0]
+        sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self._engine.device)
+        for number, micro_batch in enumerate(micro_batches):
+            is_last = number == len(micro_batches) - 1
+            self._engine.set_gradient_accumulation_boundary(is_last)
+            old = None if old_logprobs is None else old_logprobs[number]
+            loss, added = self._loss(micro_batch, old, angles)
+            sums += added
+            if is_last:
+                # Known to all before the last backward pass, so that all skip: DeepSpeed leaves out an update whose
+                # gradient is not finite, and this makes it so on every rank.
+                torch.distributed.all_reduce(sums)
+                loss = loss if bool(sums[0].isfinite()) else loss * math.nan
+            self._engine.backward(loss * self._world_size, scale_wrt_gas=False)
+        applied, grad_norm = self._apply()
+        return _Tally(dict(zip(_SUMS, sums.tolist(), strict=True)), applied, grad_norm, learning_rate)
+
+    def _loss(
+        self, micro_batch: MicroBatch, old_logprobs: Tensor | None, angles: dict[int, float]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of a micro-batch, with its graph, and what it adds to the sums named in _SUMS."""
+        reference = None if self._reference is None else self._reference_logprobs(micro_batch)
+        output = forward_micro_batch(
+            self._engine,
+            self._policy,
+            micro_batch,
+            temperature=self._temperature,
+            measure=old_logprobs is None,
+        )
+        self._keep_angles(output.angles, angles)
+        terms = policy_loss(
+            logprobs=output.logprobs,
+            old_logprobs=output.logprobs.detach() if old_logprobs is None else old_logprobs,
+            ref_logprobs=reference,
+            config=self._config.loss,
+            **{
+                name: torch.from_numpy(getattr(micro_batch, name)).to(output.logprobs.device)
+                for name in ("generator_logprobs", "advantages", "response_mask", "token_weights")
+            },
+        )
+        sums = {**terms.sums, "loss": terms.loss.detach().double(), "entropy": output.entropy.double().sum()}
+        return terms.loss, torch.stack([sums[name] for name in _SUMS])
+
+    @torch.no_grad()
+    def _reference_logprobs(self, micro_batch: MicroBatch) -> Tensor:
+        policy = getattr(self._reference, "module", self._reference)
+        return forward_micro_batch(
+            self._reference, policy, micro_batch, temperature=self._temperature, measure=False
+        ).logprobs
+
+    def _apply(self) -> tuple[bool, float]:
+        """Take the optimizer step: whether it was applied, and the gradient's norm before clipping."""
+        engine = self._engine
+        if engine.zero_optimization() or engine.bfloat16_enabled():
+            engine.step()
+            return engine.was_step_applied(), float(engine.get_global_grad_norm())
+        # A plain torch optimizer would apply whatever it is given. Gradients are averaged, so ranks agree.
+        gradients = [weight.grad for weight in self._policy.parameters() if weight.grad is not None]
+        grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(grad_norm):
+            engine.zero_grad()
+            return False, grad_norm
+        engine.step()
+        return True, grad_norm
+
+    def _keep_angles(self, measured: Angles | None, angles: dict[int, float]) -> None:
+        """Add the angle concentration of each slot, as the scored index counts it (scoring.diagonal)."""
+        if measured is None:
+            return
+        c_intra = measured.c_intra.numpy()
+        if not self._config.scoring.diagonal:
+            c_intra = without_diagonal(c_intra, measured.question_tokens.numpy())
+        values = c_intra + measured.c_inter.numpy()
+        angles.update(zip(measured.slots.tolist(), values.tolist(), strict=True))
+
+    def _report(self, tallies: list[_Tally], angles: dict[int, float], seconds: float) -> UpdateReport:
+        applied = [tally for tally in tallies if tally.applied]
+        total = {name: sum(tally.sums[name] for tally in applied) for name in _SUMS}
+        tokens, updates = max(total["tokens"], 1.0), max(len(applied), 1)
+        return UpdateReport(
+            loss=total["loss"] / updates,
+            kl=total["kl"] / tokens,
+            clip_fraction=total["clipped"] / tokens,
+            entropy=total["entropy"] / tokens,
+            importance_mean=total["importance"] / tokens if applied else 1.0,
+            mismatch_kl=total["mismatch"] / tokens,
+            grad_norm=sum(tally.grad_norm for tally in applied) / updates,
+            learning_rate=tallies[-1].learning_rate if tallies else self._engine.get_lr()[0],
+            skipped_updates=len(tallies) - len(applied),
+            trained_tokens=int(total["tokens"]),
+            angles=angles,
+            seconds={"train": seconds},
+        )
+
+
+def _probe_batch(token_ids: Sequence[int]) -> MicroBatch:
+    """One sequence whose every token but the first counts as response."""
+    shape = (1, len(token_ids))
+    mask = np.ones(shape, dtype=bool)
+    mask[0, 0] = False
+    return MicroBatch(
+        token_ids=np.asarray([token_ids], dtype=np.int64),
+        lengths=np.asarray([len(token_ids)], dtype=np.int64),
+        response_mask=mask,
+        token_weights=np.zeros(shape, dtype=np.float32),
+        advantages=np.zeros(1, dtype=np.float32),
+        generator_logprobs=np.zeros(shape, dtype=np.float32),
+        prefix_stop=np.asarray([0], dtype=np.int64),
+        question_stop=np.asarray([1], dtype=np.int64),
+        slots=np.asarray([-1], dtype=np.int64),
+    )

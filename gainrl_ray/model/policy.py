@@ -1,0 +1,215 @@
+"""Micro-batches through a causal language model: log-probabilities of the responses, angles of the prompts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gainrl_ray.algo.angles import angle_concentration
+from gainrl_ray.model.prefill import signal_module
+from gainrl_ray.types import MicroBatch
+
+LOGITS_OF_A_CHUNK = 1 << 26
+"""Logits held at a time, numbers: 256 MiB in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Angles:
+    """Angle concentration of the rows of a micro-batch whose slot is wanted, each [rows] float64 on the CPU."""
+
+    slots: Tensor  # int64
+    c_intra: Tensor
+    c_inter: Tensor
+    question_tokens: Tensor  # int64
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOutput:
+    """What one forward pass gives."""
+
+    logprobs: Tensor  # [batch, seq] float32, 0 where the response mask is False; carries the gradient
+    entropy: Tensor  # [batch, seq] float32 nats, of the distribution that token was drawn from; detached, 0 likewise
+    angles: Angles | None  # when asked for
+
+
+class PolicyModel(nn.Module):
+    """A transformers causal language model whose forward gives log-probabilities instead of logits.
+
+    Where the logits are a linear head on the base model's last hidden states, the head is applied to response
+    positions alone, in chunks that are recomputed in the backward pass, so that no more than a chunk of logits
+    exists. That is tried out at construction, not looked up by class name: models that scale or cap their logits
+    (Gemma 2, Cohere, Granite) or have another head go through their own forward, with the logits of all positions.
+    """
+
+    def __init__(self, model: Any, gradient_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.language_model = model
+        _without_dropout(model)
+        model.config.use_cache = False
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.response_head = ResponseHead(model.get_output_embeddings()) if head_is_plain(model) else None
+
+    def forward(
+        self, token_ids: Tensor, lengths: Tensor, response_mask: Tensor | None, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """logprobs and entropy, each [batch, seq] float32, 0 where response_mask is False.
+
+        token_ids: [batch, seq] int64, right-padded; lengths: [batch]; response_mask: [batch, seq] bool, False in
+        column 0, which nothing predicts. None asks for the base model's pass alone and gives zeros.
+        """
+        inputs = {"input_ids": token_ids, "attention_mask": _attention_mask(lengths, token_ids.shape[1])}
+        model, zeros = self.language_model, torch.zeros(token_ids.shape, device=token_ids.device)
+        if response_mask is None:
+            model.base_model(**inputs, use_cache=False)
+            return zeros, zeros
+        predicted, targets = response_mask[:, 1:], token_ids[:, 1:][response_mask[:, 1:]]
+        if self.response_head is not None:
+            hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
+            values = self.response_head(hidden[:, :-1][predicted], targets, temperature)
+        else:
+            values = _logprobs(model(**inputs, use_cache=False).logits[:, :-1][predicted], targets, temperature)
+        logprobs, entropy = (zeros.masked_scatter(response_mask, value) for value in values)
+        return logprobs, entropy
+
+
+class ResponseHead(nn.Module):
+    """The output embedding applied in chunks; a module of its own so that ZeRO-3 gathers its weight once a pass."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        # In a tuple, so that the weight stays a parameter of the language model alone.
+        self._linear = (linear,)
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The language model's output embedding."""
+        return self._linear[0]
+
+    def forward(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of targets and entropies, each [tokens] float32, from hidden [tokens, hidden_size]."""
+        linear = self.linear
+        weight, bias = linear.weight, linear.bias
+
+        def of_chunk(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+            return _logprobs(nn.functional.linear(states, weight, bias), ids, temperature)
+
+        size = max(1, LOGITS_OF_A_CHUNK // linear.out_features)
+        chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
+        recompute = torch.is_grad_enabled() and len(chunks) > 1
+        values = [
+            checkpoint(of_chunk, states, ids, use_reentrant=False) if recompute else of_chunk(states, ids)
+            for states, ids in chunks
+        ]
+        return torch.cat([value[0] for value in values]), torch.cat([value[1] for value in values])
+
+
+def forward_micro_batch(
+    forward: Callable[..., tuple[Tensor, Tensor]],
+    policy: PolicyModel,
+    batch: MicroBatch,
+    *,
+    temperature: float,
+    measure: bool,
+    prompt_only: bool = False,
+) -> PolicyOutput:
+    """The output for one micro-batch, on the policy's device; the gradient flows through `logprobs` only.
+
+    `forward` is `policy` itself or the DeepSpeed engine around it. `temperature` is the sampling temperature and
+    divides the logits, so that log-probabilities are those of the distribution that was sampled from.
+    `measure` gives the angles of rows with a slot, from the signal layer of this very pass: attention is causal, so
+    they are those of the prompt alone. `prompt_only` skips the head; logprobs and entropy are 0 then.
+    """
+    device = next(policy.parameters()).device
+    token_ids, lengths, mask = (
+        torch.from_numpy(array).to(device) for array in (batch.token_ids, batch.lengths, batch.response_mask)
+    )
+    asked = None if prompt_only else _never_empty(mask)
+    with _measured(policy, batch) if measure else _nothing() as measured:
+        logprobs, entropy = forward(token_ids, lengths, asked, temperature)
+    return PolicyOutput(
+        logprobs=torch.where(mask, logprobs, 0.0),
+        entropy=torch.where(mask, entropy, 0.0).detach(),
+        angles=measured[0] if measured else None,
+    )
+
+
+def head_is_plain(model: Any) -> bool:
+    """True when the model's logits are its output embedding applied to its base model's last hidden states."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or model.base_model is model:
+        return False
+    token_ids = torch.arange(4, device=head.weight.device).unsqueeze(0)
+    with torch.no_grad():
+        logits = model(input_ids=token_ids, use_cache=False).logits
+        plain = head(model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state)
+    return logits.shape == plain.shape and torch.allclose(logits.float(), plain.float(), rtol=1e-3, atol=1e-3)
+
+
+def _logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy of its distribution, [tokens] float32; logits: [tokens, vocab]."""
+    scaled = logits.float() / temperature
+    log_normaliser = scaled.logsumexp(dim=-1)
+    logprobs = scaled.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_normaliser
+    with torch.no_grad():
+        log_probabilities = scaled - log_normaliser.unsqueeze(-1)
+        # A probability of 0 has a log of -inf and no part in the entropy.
+        entropy = -(log_probabilities.exp() * log_probabilities.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
+    return logprobs, entropy
+
+
+def _attention_mask(lengths: Tensor, seq: int) -> Tensor:
+    """[batch, seq] int64, 1 on tokens and 0 on the padding to their right."""
+    return (torch.arange(seq, device=lengths.device) < lengths.unsqueeze(1)).long()
+
+
+def _never_empty(mask: Tensor) -> Tensor:
+    """The mask, with one position more for a dummy: its loss of 0 must reach every weight, as ZeRO-3 expects."""
+    if mask.any():
+        return mask
+    mask = mask.clone()
+    mask[0, 1] = True
+    return mask
+
+
+@contextmanager
+def _measured(policy: PolicyModel, batch: MicroBatch) -> Iterator[list[Angles]]:
+    """A list that holds the batch's angles once the signal layer has run within the context."""
+    rows = torch.from_numpy(batch.slots >= 0).nonzero().squeeze(1)
+    prefix_stop, question_stop, slots = (
+        torch.from_numpy(array)[rows] for array in (batch.prefix_stop, batch.question_stop, batch.slots)
+    )
+    found: list[Angles] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        with torch.no_grad():
+            states = inputs[0].detach()[rows.to(inputs[0].device)]
+            c_intra, c_inter = angle_concentration(states, prefix_stop, question_stop)
+        found.append(Angles(slots, c_intra.cpu(), c_inter.cpu(), question_stop - prefix_stop))
+
+    handle = signal_module(policy.language_model).register_forward_pre_hook(keep) if len(rows) else None
+    try:
+        yield found
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+@contextmanager
+def _nothing() -> Iterator[list[Angles]]:
+    """An empty list."""
+    yield []
+
+
+def _without_dropout(model: Any) -> None:
+    """Dropout rates become 0: the ratio of two passes over the same weights must be 1."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

@@ -1,0 +1,176 @@
+"""Prompts to angle concentration: a forward pass that ends at the signal layer."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gainrl_ray.algo.angles import _span_sum
+from gainrl_ray.errors import ModelError
+from gainrl_ray.types import AngleScore, Prompt
+
+SIGNAL_VERSION = "last-mlp-input/1"
+"""Names the tensor and the arithmetic of the signal; a change of either is a new version, and a new index."""
+
+_LAYER_LISTS = ("layers", "h", "blocks")
+
+
+class _Reached(Exception):
+    """The signal layer was reached; what follows it in the model is not wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    """What the prompts of one prefix share."""
+
+    tokens: int
+    cache: Any  # transformers Cache of one row; None without a prefix
+    unit_sum: Tensor  # [hidden_size] float64
+
+
+def signal_module(model: nn.Module) -> nn.Module:
+    """The module whose input is the signal: the MLP of the decoder's last block.
+
+    Its input is the post-attention-norm output of that block. Found by structure, the longest list of blocks with
+    an `mlp`, so that depth and wrappers (an engine, adapters) do not matter.
+
+    Raises: ModelError naming the class when there is no such list.
+
+    Source: the released GAIN-RL code hooks the same tensor, at a layer number that fits one model size only.
+    """
+    get_decoder: Any = getattr(model, "get_decoder", None)
+    decoder: nn.Module = get_decoder() if callable(get_decoder) else model
+    lists = [
+        module
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in _LAYER_LISTS and len(module) > 0
+    ]
+    blocks = max(lists, key=len, default=None)
+    mlp = None if blocks is None else getattr(blocks[-1], "mlp", None)
+    if not isinstance(mlp, nn.Module):
+        raise ModelError(
+            f"{type(model).__name__} has no signal layer: expected a list of decoder blocks named "
+            f"{' or '.join(_LAYER_LISTS)} whose last block has an `mlp`, as in Qwen2, Llama or Mistral"
+        )
+    return mlp
+
+
+def prefill_angles(model: Any, prompts: Sequence[Prompt], pad_id: int, batch_tokens: int) -> list[AngleScore]:
+    """The angle concentration of every prompt, in the order given.
+
+    model: a causal language model in evaluation mode; pad_id: any valid token id; batch_tokens: bound on
+    rows * (prefix + longest question) of one forward pass (a single longer prompt runs alone).
+
+    Each prefix is run once and its keys and values serve all its questions; suffixes are not run, since attention
+    is causal. Questions are padded on the right, where causal attention never looks.
+
+    Raises: ModelError when the model has no signal layer or fewer positions than a prompt has tokens.
+    """
+    _check_positions(model, prompts)
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        groups[prompt.token_ids[: prompt.prefix.stop]].append(index)
+    scores: dict[int, AngleScore] = {}
+    for prefix_ids, members in groups.items():
+        prefix = _run_prefix(model, prefix_ids)
+        for batch in _length_batches(prompts, members, prefix.tokens, batch_tokens):
+            chosen = [prompts[index] for index in batch]
+            scores.update(zip(batch, _question_angles(model, prefix, chosen, pad_id), strict=True))
+    return [scores[index] for index in range(len(prompts))]
+
+
+def signal_states(model: Any, token_ids: Tensor, **inputs: Any) -> Tensor:
+    """Input of the signal module, [batch, seq, hidden_size] in the model's dtype, without gradient.
+
+    token_ids: [batch, seq]; inputs: further arguments of the model's forward. Nothing after the signal layer runs.
+    """
+    found: list[Tensor] = []
+
+    def stop(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        found.append(arguments[0].detach())
+        raise _Reached
+
+    hook = signal_module(model).register_forward_pre_hook(stop)
+    try:
+        with torch.no_grad():
+            model(input_ids=token_ids.to(model.device), **inputs)
+    except _Reached:
+        return found[0]
+    finally:
+        hook.remove()
+    raise ModelError(f"{type(model).__name__} ran without calling the MLP of its last block: no signal to read")
+
+
+def _run_prefix(model: Any, token_ids: tuple[int, ...]) -> _Prefix:
+    if not token_ids:
+        return _Prefix(0, None, torch.zeros(1, dtype=torch.float64))
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    states = signal_states(model, torch.tensor([token_ids]), past_key_values=cache, use_cache=True)
+    return _Prefix(len(token_ids), cache, unit_sum(states[0]))
+
+
+def _question_angles(model: Any, prefix: _Prefix, prompts: Sequence[Prompt], pad_id: int) -> Iterator[AngleScore]:
+    """The scores of one batch of prompts with a common prefix."""
+    longest = max(prompt.question.length for prompt in prompts)
+    token_ids = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        token_ids[row, : prompt.question.length] = torch.tensor(
+            prompt.token_ids[prompt.question.start : prompt.question.stop]
+        )
+    cache = copy.deepcopy(prefix.cache)
+    if cache is not None:
+        cache.batch_repeat_interleave(len(prompts))
+    states = signal_states(model, token_ids, past_key_values=cache, use_cache=cache is not None)
+    for row, prompt in zip(states, prompts, strict=True):
+        question_tokens = prompt.question.length
+        c_intra, c_inter = concentration_of_sums(
+            unit_sum(row[:question_tokens]), prefix.unit_sum, question_tokens, prefix.tokens
+        )
+        yield AngleScore(
+            problem_id=prompt.problem_id,
+            c_intra=float(c_intra),
+            c_inter=float(c_inter),
+            prompt_tokens=len(prompt.token_ids),
+            question_tokens=question_tokens,
+        )
+
+
+def _length_batches(
+    prompts: Sequence[Prompt], members: Sequence[int], prefix_tokens: int, batch_tokens: int
+) -> Iterator[list[int]]:
+    """Members by rising question length, cut so that rows * (prefix + longest question) <= batch_tokens."""
+    batch: list[int] = []
+    for index in sorted(members, key=lambda member: prompts[member].question.length):
+        if batch and (len(batch) + 1) * (prefix_tokens + prompts[index].question.length) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _check_positions(model: Any, prompts: Sequence[Prompt]) -> None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for prompt in prompts:
+        if positions is not None and len(prompt.token_ids) > positions:
+            raise ModelError(
+                f"problem {prompt.problem_id}: its prompt has {len(prompt.token_ids)} tokens, the model has "
+                f"{positions} positions; set data.prompt.max_tokens to {positions} or less"
+            )
+
+
+def unit_sum(states: Tensor) -> Tensor:
+    stop = torch.tensor([states.shape[0]])
+    return _span_sum(states[None], torch.zeros_like(stop), stop)[0]
+
+
+def concentration_of_sums(question, prefix, question_tokens, prefix_tokens):
+    return (question @ question) / question_tokens**2, (question * prefix).sum() / (
+        question_tokens * max(prefix_tokens, 1)
+    )

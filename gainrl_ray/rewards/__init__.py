@@ -1,0 +1,1 @@
+"""Completions to rewards: graders, and the killable processes that run them."""

@@ -1,0 +1,312 @@
+"""The restart protocol of the pipeline, against an in-memory generator: no engine, no Ray."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gainrl_ray.actors.curriculum import Curriculum
+from gainrl_ray.actors.generation import Generated
+from gainrl_ray.actors.pipeline import RolloutPipeline
+from gainrl_ray.checkpoint import RunState, commit_due
+from gainrl_ray.config import Config
+from gainrl_ray.errors import DeadlineError, DivergenceError, EngineError, StaleAttemptError
+from gainrl_ray.metrics import read_metrics
+from gainrl_ray.run_record import RunRecord
+from gainrl_ray.storage import Storage
+from gainrl_ray.types import (
+    Completion,
+    Grade,
+    GradedGroup,
+    Outcome,
+    Problem,
+    Prompt,
+    RolloutGroup,
+    Span,
+    UpdateReport,
+    Window,
+)
+
+PROBLEMS, STEPS = 40, 6
+
+
+class MemoryTable:
+    """Problems that exist by their row number."""
+
+    def __len__(self) -> int:
+        return PROBLEMS
+
+    def problem(self, row: int) -> Problem:
+        return Problem(id=f"p{row}", question=f"q{row}", answer=str(row), source="memory")
+
+    def prompt(self, row: int) -> Prompt:
+        return Prompt(problem_id=f"p{row}", token_ids=(1, 2, row), prefix=Span(0, 1), question=Span(1, 2), suffix=Span(2, 3))
+
+
+class MemoryGenerator:
+    """Graded groups as a pure function of (version, row); remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.synced: list[int] = []
+        self.fail_at: int | None = None
+        self.block_at: int | None = None
+
+    def start(self) -> None: ...
+
+    def invalidate(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def engines(self) -> list[dict]:
+        return []
+
+    def sync(self, version: int) -> None:
+        self.synced.append(version)
+
+    def evaluate(self, table: MemoryTable, version: int) -> dict[str, float]:
+        return {"eval/accuracy": version / 10, "eval/seconds": 0.0}
+
+    def groups(
+        self, window: Window, table: MemoryTable, version: int, cancelled: Callable[[], bool]
+    ) -> Generated | None:
+        if window.step == self.fail_at:
+            raise EngineError("engine 0 died")
+        while window.step == self.block_at:
+            if cancelled():
+                return None
+        self.asked.append((window.step, version))
+        groups = tuple(
+            GradedGroup(group=self._group(table, slot, row, version), grades=self._grades(row, version))
+            for slot, row in enumerate(window.rows)
+        )
+        return Generated(groups=groups, generate_s=0.0, grade_s=0.0)
+
+    def _group(self, table: MemoryTable, slot: int, row: int, version: int) -> RolloutGroup:
+        completions = tuple(
+            Completion(token_ids=(row, sample), logprobs=(-0.5, -0.25), finish_reason="stop", text=f"{version}")
+            for sample in range(2)
+        )
+        return RolloutGroup(
+            slot=slot,
+            row=row,
+            problem=table.problem(row),
+            prompt=table.prompt(row),
+            completions=completions,
+            policy_version=version,
+        )
+
+    def _grades(self, row: int, version: int) -> tuple[Grade, Grade]:
+        right = Grade(outcome=Outcome.CORRECT, reward=1.0)
+        wrong = Grade(outcome=Outcome.WRONG, reward=0.0)
+        return ((wrong, wrong), (wrong, right), (right, right))[(row + version) % 3]
+
+
+def report(rank: int = 0, **changes: float) -> UpdateReport:
+    values = dict.fromkeys(
+        ["loss", "kl", "clip_fraction", "entropy", "importance_mean", "mismatch_kl", "grad_norm", "learning_rate"], 0.1
+    )
+    values |= {"skipped_updates": 0, "trained_tokens": 4}
+    return UpdateReport(**(values | changes), angles={rank: 0.25}, seconds={})  # type: ignore[arg-type]
+
+
+def settings(staleness: int, workers: int = 1, **learner: float) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"steps": STEPS},
+            "curriculum": {"name": "gain", "sigma": 5.0, "mu_step_scale": 8.0},
+            "rollout": {"problems_per_step": 4, "group_size": 2, "max_staleness": staleness},
+            "learner": {"workers": workers, **learner},
+            "evaluation": {"every": 2},
+            "checkpoint": {"every": 2},
+            "tracking": {"tensorboard": False},
+        }
+    )
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., tuple[RolloutPipeline, MemoryGenerator]]]:
+    opened: list[RolloutPipeline] = []
+
+    def build(config: Config, run: str = "run") -> tuple[RolloutPipeline, MemoryGenerator]:
+        generator = MemoryGenerator()
+        pipeline = RolloutPipeline(
+            config,
+            curriculum=Curriculum(config.curriculum, np.arange(PROBLEMS), [f"p{i}" for i in range(PROBLEMS)], seed=3),
+            generator=generator,  # type: ignore[arg-type]
+            record=RunRecord(config, run, Storage(str(tmp_path)).child(run)),
+            train=MemoryTable(),  # type: ignore[arg-type]
+            heldout=MemoryTable(),  # type: ignore[arg-type]
+            pad_id=0,
+        )
+        opened.append(pipeline)
+        return pipeline, generator
+
+    yield build
+    for pipeline in opened:
+        pipeline.close()
+
+
+def drive(pipeline: RolloutPipeline, state: RunState | None, until: int, workers: int = 1) -> list[RunState]:
+    """Play the learners until `until` trained steps; the state after every step."""
+    state = pipeline.reset(state)
+    pipeline.publish(state.step, state.attempt)
+    states = [state]
+    while state.step < until and not state.stopped:
+        for rank in range(workers):
+            assert pipeline.take(state.step, rank, state.attempt, 5.0).step == state.step
+        pipeline.publish(state.step + 1, state.attempt)
+        state = pipeline.complete(state.step, 0, report(), state.attempt, 5.0)
+        states.append(state)
+    return states
+
+
+def history(folder: Path, run: str) -> list[tuple]:
+    """(step, problem ids, statuses, version) of the committed history, from the ledger on disk."""
+    entries = json.loads((folder / run / "ledger.json").read_text())
+    return [
+        (e["step"], tuple(e["problem_ids"]), tuple(e["statuses"]), e["policy_version"])
+        for e in entries
+        if not e["discarded"] and e["step"] < STEPS
+    ]
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_step_s_is_generated_by_version_s_minus_staleness(start, staleness: int) -> None:
+    pipeline, generator = start(settings(staleness))
+    drive(pipeline, None, STEPS)
+    assert generator.asked == [(step, max(0, step - staleness)) for step in range(STEPS)]
+    assert generator.synced == sorted(generator.synced)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_a_killed_gang_goes_on_as_if_nothing_had_happened(start, tmp_path: Path, staleness: int) -> None:
+    config = settings(staleness)
+    whole, generator = start(config, "whole")
+    states = drive(whole, None, STEPS)
+    broken, again = start(config, "broken")
+    before = drive(broken, None, 5)
+    committed = before[4]
+    assert commit_due(committed, config) and not commit_due(before[5], config)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    committed.save(folder)
+    after = drive(broken, RunState.load(folder), STEPS)
+    assert after[0].step == 4 and after[0].attempt == 2
+    assert [s.curriculum for s in after] == [s.curriculum for s in states[4:]]
+    assert history(tmp_path, "broken") == history(tmp_path, "whole")
+    discarded = [e for e in json.loads((tmp_path / "broken/ledger.json").read_text()) if e["discarded"]]
+    assert {e["step"] for e in discarded} >= {4} and {e["attempt"] for e in discarded} == {1}
+    tables = [[r["eval/accuracy"] for r in read_metrics(Storage(str(tmp_path / run))) if "eval/accuracy" in r] for run in ("whole", "broken")]
+    assert tables[0] == tables[1] == [0.0, 0.2, 0.4, 0.6]
+    steps = [r["step"] for r in read_metrics(Storage(str(tmp_path / "broken")))]
+    assert steps == list(range(STEPS + 1))
+    assert (5, 5 - staleness) in generator.asked and (5, max(4, 5 - staleness)) in again.asked or staleness == 2
+
+
+def test_another_process_continues_under_a_new_attempt(start, tmp_path: Path) -> None:
+    first, _ = start(settings(0), "run")
+    state = drive(first, None, 4)[4]
+    first.close()
+    second, _ = start(settings(0), "run")
+    after = drive(second, state, STEPS)
+    assert after[0].attempt == 2
+    assert [entry[0] for entry in history(tmp_path, "run")] == list(range(STEPS))
+
+
+def test_calls_of_an_older_attempt_are_refused(start) -> None:
+    pipeline, _ = start(settings(0))
+    old = drive(pipeline, None, 2)[2]
+    new = pipeline.reset(old)
+    for call in (
+        lambda: pipeline.take(2, 0, old.attempt, 1.0),
+        lambda: pipeline.publish(2, old.attempt),
+        lambda: pipeline.complete(2, 0, report(), old.attempt, 1.0),
+    ):
+        with pytest.raises(StaleAttemptError, match="attempt 1: attempt 2 is running"):
+            call()
+    assert new.attempt == 2
+
+
+def test_take_and_complete_answer_twice_alike(start) -> None:
+    pipeline, _ = start(settings(0))
+    state = drive(pipeline, None, 1)[1]
+    assert pipeline.complete(0, 0, report(), state.attempt, 1.0) == state
+    pipeline.take(1, 0, state.attempt, 5.0)
+    assert pipeline.take(1, 0, state.attempt, 5.0) is pipeline.take(1, 0, state.attempt, 5.0)
+
+
+def test_a_step_closes_when_all_ranks_are_in(start) -> None:
+    pipeline, _ = start(settings(0, workers=2))
+    state = pipeline.reset(None)
+    pipeline.publish(0, state.attempt)
+    for rank in range(2):
+        pipeline.take(0, rank, state.attempt, 5.0)
+    pipeline.publish(1, state.attempt)
+    with pytest.raises(DeadlineError, match="all ranks of step 0"):
+        pipeline.complete(0, 0, report(0), state.attempt, 0.2)
+    assert pipeline.complete(0, 1, report(1), state.attempt, 5.0).step == 1
+
+
+def test_an_engine_error_reaches_whoever_waits(start) -> None:
+    pipeline, generator = start(settings(0))
+    generator.fail_at = 1
+    with pytest.raises(EngineError, match="engine 0 died"):
+        drive(pipeline, None, STEPS)
+
+
+def test_a_batch_that_does_not_come_is_a_deadline_error_with_the_state_of_things(start) -> None:
+    pipeline, generator = start(settings(0))
+    generator.block_at = 0
+    state = pipeline.reset(None)
+    pipeline.publish(0, state.attempt)
+    with pytest.raises(DeadlineError, match="batch of step 0 did not come within 0 s: newest published version 0"):
+        pipeline.take(0, 0, state.attempt, 0.2)
+
+
+def test_a_reset_aborts_what_the_old_attempt_was_generating(start) -> None:
+    pipeline, generator = start(settings(0))
+    generator.block_at = 0
+    pipeline.reset(None)
+    pipeline.publish(0, 1)
+    state = pipeline.reset(None)
+    generator.block_at = None
+    pipeline.publish(0, state.attempt)
+    assert pipeline.take(0, 0, state.attempt, 5.0).step == 0
+
+
+def test_a_stop_ends_after_the_step_under_way_with_a_commit(start) -> None:
+    config = settings(0)
+    pipeline, _ = start(config)
+    state = drive(pipeline, None, 1)[1]
+    pipeline.request_stop()
+    pipeline.take(1, 0, state.attempt, 5.0)
+    pipeline.publish(2, state.attempt)
+    state = pipeline.complete(1, 0, report(), state.attempt, 5.0)
+    assert state.stopped and commit_due(state, config)
+
+
+def test_divergence_stops_the_run_before_its_state_is_committed(start, tmp_path: Path) -> None:
+    pipeline, _ = start(settings(0, max_kl=0.5))
+    state = drive(pipeline, None, 1)[1]
+    pipeline.take(1, 0, state.attempt, 5.0)
+    pipeline.publish(2, state.attempt)
+    with pytest.raises(DivergenceError, match=r"KL 0.9 is above learner.max_kl 0.5"):
+        pipeline.complete(1, 0, report(mismatch_kl=-0.9), state.attempt, 5.0)
+    assert not (tmp_path / "run/ledger.json").exists()
+
+
+def test_skipped_updates_in_a_row_stop_the_run(start) -> None:
+    pipeline, _ = start(settings(0, max_skipped_updates=2))
+    state = pipeline.reset(None)
+    pipeline.publish(0, state.attempt)
+    for step, skipped in enumerate([1, 0, 1, 1]):
+        pipeline.take(step, 0, state.attempt, 5.0)
+        pipeline.publish(step + 1, state.attempt)
+        if step == 3:
+            with pytest.raises(DivergenceError, match="2 updates in a row"):
+                pipeline.complete(step, 0, report(skipped_updates=skipped), state.attempt, 5.0)
+        else:
+            pipeline.complete(step, 0, report(skipped_updates=skipped), state.attempt, 5.0)

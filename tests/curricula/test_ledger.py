@@ -1,0 +1,39 @@
+"""The ledger: exactly once in the committed history."""
+
+import pytest
+
+from gainrl_ray.curricula.ledger import Ledger, LedgerEntry, SlotStatus
+
+
+def test_a_rewound_step_counts_once() -> None:
+    ledger = Ledger()
+    ledger.plan(0, 1, ("a", "b"))
+    ledger.plan(1, 1, ("c", "c"))
+    ledger.mark(0, 1, {0: SlotStatus.TRAINED, 1: SlotStatus.LEFT_OUT}, 0)
+    assert ledger.rewind(1, attempt=2) == 1
+    ledger.plan(1, 2, ("c", "c"))
+    ledger.mark(1, 2, {1: SlotStatus.GRADED}, 1)
+    first, second = ledger.committed(0), ledger.committed(1)
+    assert first is not None and first.statuses == [SlotStatus.TRAINED, SlotStatus.LEFT_OUT]
+    assert second is not None and (second.attempt, second.policy_version) == (2, 1)
+    assert second.statuses == [SlotStatus.PLANNED, SlotStatus.GRADED]
+    assert [(e.step, e.attempt, e.discarded) for e in ledger] == [(0, 1, False), (1, 1, True), (1, 2, False)]
+
+
+def test_planning_again_keeps_what_happened() -> None:
+    ledger = Ledger()
+    ledger.plan(0, 1, ("a",))
+    ledger.mark(0, 1, {0: SlotStatus.GRADED}, 0)
+    ledger.plan(0, 1, ("a",))
+    entry = ledger.committed(0)
+    assert entry is not None and entry.statuses == [SlotStatus.GRADED]
+
+
+def test_entries_survive_json() -> None:
+    entry = LedgerEntry(4, 2, ("a", "b"), [SlotStatus.TRAINED, SlotStatus.PLANNED], 4, True)
+    assert LedgerEntry.from_dict(entry.as_dict()) == entry
+
+
+def test_marking_what_was_never_planned_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        Ledger().mark(0, 1, {0: SlotStatus.GRADED}, 0)
