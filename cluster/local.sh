@@ -156,25 +156,33 @@ stop_head() {
   rm -f "$state/head"
 }
 
+detached() { # becomes a command that holds none of the caller's open files, such as locks
+  local entry
+  for entry in /proc/self/fd/*; do ((${entry##*/} < 3)) || eval "exec ${entry##*/}>&-" 2>/dev/null; done
+  exec "$@"
+}
+
 start_head() {
   local ports tries
   if head_alive && answers "$head_port"; then return; fi
   if head_alive; then stop_head; fi
-  ports=$("$venv/bin/python" - <<'PY'
-import socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-print(*(s.getsockname()[1] for s in held))
-PY
-  )
-  read -r gcs_port head_port client_port <<<"$ports"
+  read -ra ports <<<"$("$venv/bin/python" -c 'import socket
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(6)]
+print(*(server.getsockname()[1] for server in held))')"
+  head_port=${ports[0]}
   say "starting Ray on 127.0.0.1 (dashboard http://127.0.0.1:$head_port, log .local/ray.log)"
   rm -rf "$temp"
-  RAY_JOB_STOP_WAIT_TIME_S=120 setsid "$venv/bin/ray" start --head --block --disable-usage-stats \
-    --node-ip-address 127.0.0.1 --port "$gcs_port" --dashboard-host 127.0.0.1 --dashboard-port "$head_port" \
-    --ray-client-server-port "$client_port" --temp-dir "$temp" </dev/null >"$state/ray.log" 2>&1 9>&- &
+  # Ray rewrites --node-ip-address 127.0.0.1 to the machine's address, and listens on it, unless told by this
+  # variable that there is no cluster of machines. A stopped job gets two minutes to commit its work.
+  RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 \
+    DASHBOARD_METRIC_PORT=${ports[1]} AUTOSCALER_METRIC_PORT=${ports[2]} \
+    detached setsid "$venv/bin/ray" start --head --block --disable-usage-stats --node-ip-address 127.0.0.1 \
+    --dashboard-host 127.0.0.1 --dashboard-port "$head_port" --port "${ports[3]}" \
+    --ray-client-server-port "${ports[4]}" --dashboard-agent-listen-port "${ports[5]}" --temp-dir "$temp" \
+    </dev/null >"$state/ray.log" 2>&1 &
   head_pid=$!
   echo "$head_pid $(birth "$head_pid") $head_port" >"$state/head"
-  for ((tries = 0; tries < 120; tries++)); do
+  for ((tries = 0; tries < 240; tries++)); do
     answers "$head_port" && return
     head_alive || break
     sleep 0.5
@@ -209,25 +217,27 @@ PY
 }
 
 run_job() {
-  local verb=$1 job environment status follower stopped=''
+  local verb=$1 job environment follower result stopped=''
   shift
   job=gainrl-$verb-$(date +%Y%m%d-%H%M%S)-$$
   environment=$(CALLER=$caller "$venv/bin/python" -c 'import json, os
 print(json.dumps({"env_vars": {"GAINRL_CALLER_DIR": os.environ["CALLER"], "RAY_JOB_STOP_WAIT_TIME_S": "120"},
-                  "excludes": [".venv/", ".local/", ".git/", "runs/"]}))')
+                  "excludes": [".local/", ".git/", "runs/"]}))')
   cd "$root"
-  "$venv/bin/ray" job submit --submission-id "$job" --working-dir . --runtime-env-json "$environment" \
-    -- python "jobs/$verb.py" "$@" &
+  ray job submit --log-style pretty --submission-id "$job" --working-dir . --runtime-env-json "$environment" \
+    -- python "jobs/$verb.py" "$@" 2>"$state/submit.log" &
   follower=$!
-  trap 'stopped=130; say "stopping job $job, it may take two minutes to commit"
-    "$venv/bin/ray" job stop --no-wait "$job" >/dev/null 2>&1 || kill "$follower" 2>/dev/null || true' INT TERM HUP
+  trap 'stopped=130; say "stopping $job: it may take two minutes to commit its work"
+    ray job stop --no-wait "$job" >/dev/null 2>&1 || kill "$follower" 2>/dev/null || true' INT TERM HUP
   while true; do
-    status=0
-    while kill -0 "$follower" 2>/dev/null; do wait "$follower" || status=$?; done
+    while kill -0 "$follower" 2>/dev/null; do wait "$follower" || true; done
     [[ -n $stopped ]] && exit "$stopped"
-    result=$(job_result "$job") || exit "$((status ? status : 1))"
+    if ! result=$(job_result "$job" 2>/dev/null); then
+      tail -n 5 "$state/submit.log" >&2
+      fail "the job was not submitted, or its Ray has ended: see above and .local/submit.log, .local/ray.log"
+    fi
     [[ -n $result ]] && exit "$result"
-    "$venv/bin/ray" job logs --follow "$job" & # the log stream broke, the job goes on
+    ray job logs --follow "$job" & # the log stream broke while the job goes on
     follower=$!
   done
 }

@@ -222,9 +222,7 @@ class SequentialConfig(Node):
     name: Literal["sequential"] = "sequential"
 
 
-CurriculumConfig = Annotated[
-    GainConfig | LengthConfig | UniformConfig | SequentialConfig, Field(discriminator="name")
-]
+CurriculumConfig = Annotated[GainConfig | LengthConfig | UniformConfig | SequentialConfig, Field(discriminator="name")]
 
 
 class RolloutConfig(Node):

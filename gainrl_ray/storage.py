@@ -1,8 +1,12 @@
-"""A folder of runs, indexes or data, local or behind a URI (s3://, gs://, hdfs://), behind one interface."""
+"""Folders of a run, its indexes and datasets, on a local disk or behind a URI, by one interface."""
 
 import os
 import tempfile
-from pathlib import Path
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
@@ -10,27 +14,49 @@ import pyarrow.parquet as pq
 
 from gainrl_ray.errors import DataError
 
+_UNFINISHED = ".unfinished-"  # start of the names of files that are being written
+
 
 class Storage:
-    """A folder; names inside it use forward slashes. It pickles, so that actors on other nodes open the same one."""
+    """One folder. Names are relative, with `/` between their parts; a folder comes into being with its first file.
+
+    Files appear whole or not at all: locally by renaming, elsewhere by uploading a finished file.
+    """
 
     def __init__(self, uri: str) -> None:
-        """`uri` is a path, made absolute, or a URI that pyarrow's file systems know.
+        """Open a folder, which need not exist.
+
+        Args:
+            uri: a local path, made absolute, or a URI of a file system that pyarrow knows (file, s3, gs, hdfs, ...).
 
         Raises:
-            DataError: the URI's scheme is unknown or its file system cannot be set up.
+            DataError: a URI that pyarrow cannot open, or an empty one.
         """
+        if not uri:
+            raise DataError("storage '' names no folder: give a path or a URI such as s3://bucket/folder")
         if "://" not in uri:
-            uri = str(Path(uri).expanduser().absolute())
-        self.uri = uri.rstrip("/") or "/"
+            uri = os.path.abspath(os.path.expanduser(uri))
         try:
-            self.filesystem, self.path = pyarrow.fs.FileSystem.from_uri(self.uri)
+            filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(
-                f"storage {uri!r} cannot be opened ({error}): give a folder, or a URI such as s3://bucket/folder"
+                f"storage {uri!r} cannot be opened ({_brief(error)}): give a local path or a URI such as "
+                "file:///folder, s3://bucket/folder or gs://bucket/folder"
             ) from error
+        self._set(uri.rstrip("/") or "/", filesystem, path.rstrip("/") or "/")
 
-    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
+    def _set(self, uri: str, filesystem: pyarrow.fs.FileSystem, path: str) -> None:
+        self.uri = uri
+        """The folder as given, local paths absolute."""
+        self.filesystem = filesystem
+        """The pyarrow file system."""
+        self.path = path
+        """The folder within `filesystem`; of a local one, its absolute path."""
+
+    def __repr__(self) -> str:
+        return f"Storage({self.uri!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
         return Storage, (self.uri,)
 
     @property
@@ -39,75 +65,117 @@ class Storage:
         return isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
 
     def child(self, *parts: str) -> "Storage":
-        """The folder of that name below this one; it need not exist."""
-        return Storage("/".join([self.uri, *parts]))
+        """A folder below this one."""
+        name = _joined(*parts)
+        child = object.__new__(Storage)
+        child._set(_joined_to(self.uri, name), self.filesystem, _joined_to(self.path, name))
+        return child
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file or folder of that name is there."""
-        return self.filesystem.get_file_info(self._path(name)).type is not pyarrow.fs.FileType.NotFound
-
-    def read_text(self, name: str) -> str:
-        """The UTF-8 text of a file.
-
-        Raises:
-            DataError: there is no such file, or it is not UTF-8.
-        """
-        try:
-            with self.filesystem.open_input_stream(self._path(name)) as stream:
-                return stream.read().decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.uri}/{name} cannot be read: {error}") from error
-
-    def write_text(self, name: str, text: str) -> None:
-        """Write a file whole: on a local disk a reader sees the old text or the new one, never half of it."""
-        if self.is_local:
-            self._replace_local(name, lambda path: Path(path).write_text(text, encoding="utf-8"))
-            return
-        with self.filesystem.open_output_stream(self._path(name)) as stream:
-            stream.write(text.encode())
-
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """A parquet file, memory-mapped where it is local.
-
-        Raises:
-            DataError: there is no such file, or it is not parquet with these columns.
-        """
-        try:
-            return pq.read_table(self._path(name), columns=columns, filesystem=self.filesystem, memory_map=True)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{self.uri}/{name} cannot be read as parquet: {error}") from error
-
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a parquet file whole, as `write_text` does."""
-        if self.is_local:
-            self._replace_local(name, lambda path: pq.write_table(table, path))
-        else:
-            pq.write_table(table, self._path(name), filesystem=self.filesystem)
+        """Whether there is a file or folder of that name; without a name, whether this folder exists."""
+        with self._naming(name):
+            return self.filesystem.get_file_info(self._at(name)).type != pyarrow.fs.FileType.NotFound
 
     def list(self, name: str = "") -> list[str]:
-        """Sorted names of what is in a folder; none when it is not there."""
-        selector = pyarrow.fs.FileSelector(self._path(name), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        """Names of the files and folders directly below a folder, sorted; none when there is no such folder."""
+        with self._naming(name):
+            selector = pyarrow.fs.FileSelector(self._at(name), allow_not_found=True)
+            names = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        return sorted(name for name in names if not name.startswith(_UNFINISHED))
 
     def delete(self, name: str) -> None:
-        """Delete a file or a folder with all in it; nothing happens when it is not there."""
-        kind = self.filesystem.get_file_info(self._path(name)).type
-        if kind is pyarrow.fs.FileType.Directory:
-            self.filesystem.delete_dir(self._path(name))
-        elif kind is pyarrow.fs.FileType.File:
-            self.filesystem.delete_file(self._path(name))
+        """Remove a file, or a folder with all below it; nothing happens when there is none."""
+        with self._naming(name):
+            kind = self.filesystem.get_file_info(self._at(name)).type
+            if kind == pyarrow.fs.FileType.Directory:
+                self.filesystem.delete_dir(self._at(name))
+            elif kind != pyarrow.fs.FileType.NotFound:
+                self.filesystem.delete_file(self._at(name))
 
-    def _path(self, name: str) -> str:
-        return f"{self.path}/{name}" if name else self.path
+    def read_text(self, name: str) -> str:
+        """The text of a UTF-8 file."""
+        with self._naming(name), self.filesystem.open_input_stream(self._at(name), compression=None) as stream:
+            return stream.read().decode()
 
-    def _replace_local(self, name: str, write) -> None:
-        target = Path(self._path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
+    def write_text(self, name: str, text: str) -> None:
+        """Write or replace a UTF-8 file."""
+        with self._naming(name), self.create(name) as path:
+            path.write_text(text, encoding="utf-8", newline="")
+
+    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A parquet file, or some of its columns."""
+        with self._naming(name), self.open_parquet(name) as file:
+            return file.read(columns=list(columns) if columns is not None else None)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write or replace a parquet file."""
+        with self._naming(name), self.create(name) as path:
+            pq.write_table(table, path)
+
+    def open_parquet(self, name: str) -> pq.ParquetFile:
+        """A parquet file, for reading by parts; memory-mapped when local."""
+        with self._naming(name):
+            if self.is_local:
+                return pq.ParquetFile(self._at(name), memory_map=True)
+            return pq.ParquetFile(self._at(name), filesystem=self.filesystem)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[Path]:
+        """A local path to write to; it becomes the file of that name when the block ends well, else it goes."""
+        if not self.is_local:
+            with tempfile.TemporaryDirectory(prefix="gainrl-", ignore_cleanup_errors=True) as folder:
+                unfinished = Path(folder) / PurePosixPath(name).name
+                yield unfinished
+                self._upload(unfinished, name)
+            return
+        target = Path(self._at(name))
+        unfinished = target.parent / f"{_UNFINISHED}{uuid.uuid4().hex}-{target.name}"
+        with self._naming(name):
+            target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write(temporary)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+            yield unfinished
+            with self._naming(name):
+                os.replace(unfinished, target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _upload(self, source: Path, name: str) -> None:
+        target = self._at(name)
+        local = pyarrow.fs.LocalFileSystem()
+        with self._naming(name):
+            self.filesystem.create_dir(str(PurePosixPath(target).parent), recursive=True)
+            pyarrow.fs.copy_files(str(source), target, source_filesystem=local, destination_filesystem=self.filesystem)
+
+    def _at(self, name: str) -> str:
+        return _joined_to(self.path, _joined(name)) if name else self.path
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Turn what file systems raise into DataError that names the file."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DataError(f"{_joined_to(self.uri, name)} does not exist: check the path") from error
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{_joined_to(self.uri, name)} cannot be read or written ({_brief(error)}): check that it is whole, "
+                "that there is space, and the rights to it"
+            ) from error
+
+
+def _joined(*parts: str) -> str:
+    """Relative names put together. Raises DataError for one that leaves its folder."""
+    name = PurePosixPath(*parts)
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise DataError(f"{'/'.join(parts)!r} is no name below a storage folder: use relative names without '..'")
+    return str(name)
+
+
+def _joined_to(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if name else folder
+
+
+def _brief(error: Exception) -> str:
+    """Type and first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,41 +1,30 @@
 """The verb train: prepare data, score, start the actors, run the learners, tell what came out."""
 
-import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import ray
 
-from gainrl_ray.actors.curriculum import CurriculumActor
-from gainrl_ray.actors.learner import MODEL_FOLDER, LearnerTask, train_loop
-from gainrl_ray.actors.pipeline import PipelineActor
-from gainrl_ray.actors.remote import Remote
+from gainrl_ray.actors.learner import MODEL_FOLDER
 from gainrl_ray.actors.resources import budget, preflight, scoring_share
-from gainrl_ray.actors.trainer import build_trainer
-from gainrl_ray.actors.weights import WeightStoreActor
+from gainrl_ray.actors.run import run_training
+from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.cli import config_from_yaml, diff_configs, to_yaml
 from gainrl_ray.config import Config
 from gainrl_ray.console import table
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.problems import ProblemTable, prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.errors import ConfigError, GainrlError
+from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
-from gainrl_ray.model.loading import load_tokenizer
+from gainrl_ray.model.loading import check_model, pad_token_id
 from gainrl_ray.scoring import ensure_index
 from gainrl_ray.storage import Storage
 
-logger = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 CONFIG_FILE = "config.yaml"
-POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +56,16 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     storage = open_run(config, run_name)
     tables = _tables(config, say)
     order = _order(config, tables, say)
-    say(preflight(budget(config), ray.cluster_resources(), config.ray.autoscaling))
-    stopped = _run(config, run_name, tables, order, say)
+    say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
+    stopped = run_training(
+        config,
+        run_name,
+        train=tables.train,
+        heldout=tables.heldout,
+        order=order,
+        pad_id=tables.pad_id,
+        say=say,
+    )
     return RunSummary(
         name=run_name,
         folder=storage.uri,
@@ -116,7 +113,7 @@ class Tables:
 
 
 def _tables(config: Config, say: Say) -> Tables:
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = check_model(config.model)
     prompts = PromptBuilder(tokenizer, config.data.prompt)
     storage = Storage(config.run.storage)
     tables = []
@@ -124,110 +121,26 @@ def _tables(config: Config, say: Say) -> Tables:
         table = prepare_problems(source, prompts=prompts, on_bad_row=config.data.on_bad_row, storage=storage)
         say(f"{name}: {table.report}")
         tables.append(table)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_id)
+    count = config.rollout.problems_per_step
+    if count > len(tables[0]):
+        raise ConfigError(
+            f"rollout.problems_per_step is {count} and data.train has {len(tables[0])} problems: "
+            "lower the first or give more problems"
+        )
+    return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
 def _order(config: Config, tables: Tables, say: Say) -> np.ndarray:
     """Dataset rows in the order that the strategy's signal gives."""
     signal_name = strategy_class(config.curriculum).signal
     if signal_name == "angle":
-        preflight((scoring_share(config),), ray.cluster_resources(), config.ray.autoscaling)
+        preflight((scoring_share(config),), cluster_supply(), config.ray.autoscaling)
         return ensure_index(config, tables.train, tables.prompts).order(config.scoring)
     if signal_name == "length":
         tokens = tables.train.prompt_tokens
         descending = getattr(config.curriculum, "descending", False)
         return np.lexsort((np.asarray(tables.train.ids), -tokens if descending else tokens))
     return np.arange(len(tables.train))
-
-
-def _run(config: Config, run_name: str, tables: Tables, order: np.ndarray, say: Say) -> bool:
-    """Run the learners to their end; True when the run was stopped before its last step."""
-    store = WeightStoreActor.remote(keep=config.rollout.max_staleness + 2)
-    curriculum = CurriculumActor.remote(config.curriculum, order, tables.train.ids, config.run.seed)
-    pipeline = PipelineActor.options(max_concurrency=2 * config.learner.workers + 8).remote(
-        config,
-        run_name=run_name,
-        curriculum=curriculum,
-        store=store,
-        train=tables.train,
-        heldout=tables.heldout,
-        pad_id=tables.pad_id,
-    )
-    task = LearnerTask(
-        config=config,
-        run_name=run_name,
-        pipeline=pipeline,
-        store=store,
-        probe_tokens=tables.train.prompt(0).token_ids,
-    )
-    control = Remote(pipeline, "pipeline", 60.0)
-    fit = _Fit(build_trainer(config, run_name, train_loop, task).fit)
-    try:
-        with _stop_signals(pipeline):
-            return _watch(fit, control, say)
-    finally:
-        try:
-            control.close()
-        except (GainrlError, ray.exceptions.RayError) as error:
-            logger.warning("the pipeline did not close: %s", error)
-        for actor in (pipeline, curriculum, store):
-            ray.kill(actor)
-
-
-class _Fit(threading.Thread):
-    """`trainer.fit` beside the watching main thread, which has to hear signals."""
-
-    def __init__(self, fit: Callable[[], Any]) -> None:
-        super().__init__(name="trainer", daemon=True)
-        self._fit = fit
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._fit()
-        except BaseException as error:
-            self.error = error
-
-
-def _watch(fit: _Fit, pipeline: Remote, say: Say) -> bool:
-    """Print the pipeline's lines until the trainer ends; whether the run was stopped early."""
-    shown, stopped, message = 0, False, None
-    while True:
-        alive = fit.is_alive()
-        lines, message, stopped = pipeline.progress(shown)
-        for line in lines:
-            say(line)
-        shown += len(lines)
-        if not alive:
-            break
-        fit.join(POLL_S)
-    if message is not None:
-        raise GainrlError(message)
-    if fit.error is not None:
-        raise GainrlError(f"the learners failed: {fit.error}") from fit.error
-    return stopped
-
-
-@contextmanager
-def _stop_signals(pipeline: Any) -> Iterator[None]:
-    """Ctrl-C and SIGTERM (`ray job stop`) ask the run to commit and end; a second Ctrl-C interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, _frame: Any) -> None:
-        signal.signal(signal.SIGINT, previous[signal.SIGINT])
-        pipeline.request_stop.remote()
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
 
 
 def summary(run: RunSummary) -> str:

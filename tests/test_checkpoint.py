@@ -27,7 +27,9 @@ def test_a_broken_state_says_which_and_what_to_do(tmp_path: Path) -> None:
         RunState.load(tmp_path)
 
 
-@pytest.mark.parametrize(("step", "stopped", "due"), [(10, False, True), (11, False, False), (11, True, True), (13, False, True)])
+@pytest.mark.parametrize(
+    ("step", "stopped", "due"), [(10, False, True), (11, False, False), (11, True, True), (13, False, True)]
+)
 def test_commits_are_every_nth_the_last_and_at_a_stop(step: int, stopped: bool, due: bool) -> None:
     config = Config.model_validate({"run": {"steps": 13}, "checkpoint": {"every": 5}})
     assert commit_due(RunState(step=step, attempt=1, curriculum={}, windows=(), stopped=stopped), config) is due

@@ -162,9 +162,7 @@ class Generator:
 
     def _sampling(self, temperature: float, top_p: float) -> Sampling:
         rollout = self._config.rollout
-        return Sampling(
-            temperature=temperature, top_p=top_p, max_new_tokens=rollout.max_new_tokens, stop=rollout.stop
-        )
+        return Sampling(temperature=temperature, top_p=top_p, max_new_tokens=rollout.max_new_tokens, stop=rollout.stop)
 
 
 def _result(future: Future[GradedGroup], config: Config) -> GradedGroup:

@@ -145,9 +145,7 @@ class RolloutPipeline:
 
     # -- the end of a step ---------------------------------------------------------------------------------------
 
-    def _close_step(
-        self, attempt: Attempt, step: int, reports: dict[int, UpdateReport], deadline_s: float
-    ) -> RunState:
+    def _close_step(self, attempt: Attempt, step: int, reports: dict[int, UpdateReport], deadline_s: float) -> RunState:
         done, generated = step + 1, attempt.generated[step]
         version = generated.groups[0].group.policy_version
         outcome = _outcome(step, generated, reports)

@@ -36,9 +36,7 @@ def budget(config: Config) -> tuple[Share, ...]:
 def scoring_share(config: Config) -> Share:
     """The share of scoring at its smallest."""
     scoring = config.scoring
-    return Share(
-        part="scorer", count=scoring.min_actors, cpus=scoring.cpus_per_actor, gpus=scoring.gpus_per_actor
-    )
+    return Share(part="scorer", count=scoring.min_actors, cpus=scoring.cpus_per_actor, gpus=scoring.gpus_per_actor)
 
 
 def shortage(shares: tuple[Share, ...], supply: dict[str, float]) -> str | None:

@@ -50,3 +50,10 @@ def session(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_supply() -> dict[str, float]:
+    """The resources that the connected cluster has in all, by name."""
+    import ray
+
+    return ray.cluster_resources()

@@ -28,8 +28,8 @@ def angle_concentration(
     first = torch.zeros_like(prefix_stop) if start is None else start
     first, prefix_stop, question_stop = (stop.to(hidden.device) for stop in (first, prefix_stop, question_stop))
     _check_spans(hidden.shape[1], first, prefix_stop, question_stop)
-    question = _span_sums(hidden, prefix_stop, question_stop)
-    prefix = _span_sums(hidden, first, prefix_stop)
+    question = _span_sum(hidden, prefix_stop, question_stop)
+    prefix = _span_sum(hidden, first, prefix_stop)
     return concentration_of_sums(question, prefix, question_stop - prefix_stop, prefix_stop - first)
 
 
@@ -89,7 +89,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(rank_a @ rank_b) / spread if spread > 0 else float("nan")
 
 
-def _span_sums(hidden: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+def _span_sum(hidden: Tensor, start: Tensor, stop: Tensor) -> Tensor:
     """`unit_sum` of positions [start, stop) of each row, [batch, hidden_size] float64.
 
     Row by row, so that the float64 copy is never larger than one span.

@@ -63,9 +63,7 @@ class PromptBuilder:
         self._template = self._chat_template()
         self._prefix_text, self._suffix_text = self._borders()
         self._special = {
-            token_id: token.content
-            for token_id, token in tokenizer.added_tokens_decoder.items()
-            if token.special and token_id != tokenizer.unk_token_id
+            token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self.prefix_ids = self._shared_prefix()
 
@@ -188,9 +186,9 @@ class PromptBuilder:
         if tuple(ids[:start]) != self.prefix_ids:
             return RefusedPrompt("changes the prefix", "the question changes the tokens of the shared prefix before it")
         stop = bisect_left(offsets, len(self._prefix_text) + len(problem.question), lo=start, key=lambda pair: pair[0])
-        special = [self._special[token_id] for token_id in ids[start:stop] if token_id in self._special]
-        if special:
-            return RefusedPrompt("special token", f"the question contains the special token {special[0]!r}")
+        special = self._special_token(problem.question, ids[start:stop])
+        if special is not None:
+            return RefusedPrompt("special token", f"the question contains the special token {special!r}")
         if len(ids) > self._config.max_tokens:
             limit = f"data.prompt.max_tokens is {self._config.max_tokens}"
             return RefusedPrompt("over-long prompt", f"its prompt has {len(ids)} tokens, {limit}")
@@ -203,6 +201,15 @@ class PromptBuilder:
             question=Span(start, stop),
             suffix=Span(stop, len(ids)),
         )
+
+    def _special_token(self, question: str, ids: list[int]) -> str | None:
+        """A special token that the question's text stands for, which could end the message; None without one."""
+        for token_id in ids:
+            content = self._special.get(token_id)
+            # The unknown token stands for any unknown character too.
+            if content is not None and (token_id != self._tokenizer.unk_token_id or content in question):
+                return content
+        return None
 
 
 def _common_start(a: list[int], b: list[int]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gainrl_ray.algo.angles import _span_sum
+from gainrl_ray.algo.angles import concentration_of_sums, unit_sum
 from gainrl_ray.errors import ModelError
 from gainrl_ray.types import AngleScore, Prompt
 
@@ -29,7 +29,7 @@ class _Prefix:
 
     tokens: int
     cache: Any  # transformers Cache of one row; None without a prefix
-    unit_sum: Tensor  # [hidden_size] float64
+    unit_sum: Tensor  # [hidden_size] float64, on the CPU
 
 
 def signal_module(model: nn.Module) -> nn.Module:
@@ -112,33 +112,33 @@ def _run_prefix(model: Any, token_ids: tuple[int, ...]) -> _Prefix:
 
     cache = DynamicCache(config=model.config)
     states = signal_states(model, torch.tensor([token_ids]), past_key_values=cache, use_cache=True)
-    return _Prefix(len(token_ids), cache, unit_sum(states[0]))
+    return _Prefix(len(token_ids), cache, unit_sum(states[0]).cpu())
 
 
-def _question_angles(model: Any, prefix: _Prefix, prompts: Sequence[Prompt], pad_id: int) -> Iterator[AngleScore]:
+def _question_angles(model: Any, prefix: _Prefix, prompts: Sequence[Prompt], pad_id: int) -> list[AngleScore]:
     """The scores of one batch of prompts with a common prefix."""
-    longest = max(prompt.question.length for prompt in prompts)
-    token_ids = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        token_ids[row, : prompt.question.length] = torch.tensor(
-            prompt.token_ids[prompt.question.start : prompt.question.stop]
-        )
+    lengths = [prompt.question.length for prompt in prompts]
+    token_ids = torch.full((len(prompts), max(lengths)), pad_id, dtype=torch.int64)
+    for row, prompt in zip(token_ids, prompts, strict=True):
+        row[: prompt.question.length] = torch.tensor(prompt.token_ids[prompt.question.start : prompt.question.stop])
     cache = copy.deepcopy(prefix.cache)
     if cache is not None:
         cache.batch_repeat_interleave(len(prompts))
     states = signal_states(model, token_ids, past_key_values=cache, use_cache=cache is not None)
-    for row, prompt in zip(states, prompts, strict=True):
-        question_tokens = prompt.question.length
-        c_intra, c_inter = concentration_of_sums(
-            unit_sum(row[:question_tokens]), prefix.unit_sum, question_tokens, prefix.tokens
-        )
-        yield AngleScore(
+    sums = torch.stack([unit_sum(row[:length]) for row, length in zip(states, lengths, strict=True)]).cpu()
+    c_intra, c_inter = concentration_of_sums(
+        sums, prefix.unit_sum, torch.tensor(lengths), torch.tensor(prefix.tokens).expand(len(prompts))
+    )
+    return [
+        AngleScore(
             problem_id=prompt.problem_id,
-            c_intra=float(c_intra),
-            c_inter=float(c_inter),
+            c_intra=intra,
+            c_inter=inter,
             prompt_tokens=len(prompt.token_ids),
-            question_tokens=question_tokens,
+            question_tokens=length,
         )
+        for prompt, length, intra, inter in zip(prompts, lengths, c_intra.tolist(), c_inter.tolist(), strict=True)
+    ]
 
 
 def _length_batches(
@@ -163,14 +163,3 @@ def _check_positions(model: Any, prompts: Sequence[Prompt]) -> None:
                 f"problem {prompt.problem_id}: its prompt has {len(prompt.token_ids)} tokens, the model has "
                 f"{positions} positions; set data.prompt.max_tokens to {positions} or less"
             )
-
-
-def unit_sum(states: Tensor) -> Tensor:
-    stop = torch.tensor([states.shape[0]])
-    return _span_sum(states[None], torch.zeros_like(stop), stop)[0]
-
-
-def concentration_of_sums(question, prefix, question_tokens, prefix_tokens):
-    return (question @ question) / question_tokens**2, (question * prefix).sum() / (
-        question_tokens * max(prefix_tokens, 1)
-    )

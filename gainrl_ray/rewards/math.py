@@ -25,38 +25,10 @@ _UNIT = re.compile(
     r"(?: ?(?P<short>cm|mm|km|kg|mg|ml|mL|ft|lb|lbs|oz|hr|hrs|mph)(?:\^\{?[23]\}?)?|\^\{?\\circ\}?|°"
     r"|(?P<words> [A-Za-z]{3,}(?: [A-Za-z]+)*))"
 )
-_NO_UNITS = frozenset(
-    [
-        "and",
-        "exp",
-        "cos",
-        "cubed",
-        "divided",
-        "dozen",
-        "factorial",
-        "half",
-        "halves",
-        "hundred",
-        "log",
-        "million",
-        "billion",
-        "trillion",
-        "minus",
-        "mod",
-        "over",
-        "percent",
-        "plus",
-        "quarter",
-        "quarters",
-        "sin",
-        "sqrt",
-        "squared",
-        "tan",
-        "third",
-        "thirds",
-        "thousand",
-        "times",
-    ]
+_NO_UNIT = re.compile(
+    r"\b(?:and|cubed|divided|dozen|exp|factorial|half|halves|hundred|log|million|billion|trillion|minus|mod|over"
+    r"|percent|plus|quarters?|sin|cos|tan|sqrt|squared|thirds?|thousand|times)\b",
+    re.IGNORECASE,
 )
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+")
 
@@ -197,7 +169,7 @@ def _ratio(above: str, below: str) -> Fraction | None:
 
 def _without_unit(text: str) -> Fraction | None:
     match = _UNIT.fullmatch(text)
-    if not match or _NO_UNITS.intersection((match["words"] or "").casefold().split()):
+    if not match or _NO_UNIT.search(match["words"] or ""):
         return None
     return plain_number(normalise(match["number"]))
 

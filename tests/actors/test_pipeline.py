@@ -42,7 +42,9 @@ class MemoryTable:
         return Problem(id=f"p{row}", question=f"q{row}", answer=str(row), source="memory")
 
     def prompt(self, row: int) -> Prompt:
-        return Prompt(problem_id=f"p{row}", token_ids=(1, 2, row), prefix=Span(0, 1), question=Span(1, 2), suffix=Span(2, 3))
+        return Prompt(
+            problem_id=f"p{row}", token_ids=(1, 2, row), prefix=Span(0, 1), question=Span(1, 2), suffix=Span(2, 3)
+        )
 
 
 class MemoryGenerator:
@@ -199,7 +201,10 @@ def test_a_killed_gang_goes_on_as_if_nothing_had_happened(start, tmp_path: Path,
     assert history(tmp_path, "broken") == history(tmp_path, "whole")
     discarded = [e for e in json.loads((tmp_path / "broken/ledger.json").read_text()) if e["discarded"]]
     assert {e["step"] for e in discarded} >= {4} and {e["attempt"] for e in discarded} == {1}
-    tables = [[r["eval/accuracy"] for r in read_metrics(Storage(str(tmp_path / run))) if "eval/accuracy" in r] for run in ("whole", "broken")]
+    tables = [
+        [r["eval/accuracy"] for r in read_metrics(Storage(str(tmp_path / run))) if "eval/accuracy" in r]
+        for run in ("whole", "broken")
+    ]
     assert tables[0] == tables[1] == [0.0, 0.2, 0.4, 0.6]
     steps = [r["step"] for r in read_metrics(Storage(str(tmp_path / "broken")))]
     assert steps == list(range(STEPS + 1))

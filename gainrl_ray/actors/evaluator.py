@@ -1,0 +1,42 @@
+"""Engines that serve a model folder, for evaluation without training."""
+
+import ray
+import torch
+
+from gainrl_ray.actors.generation import Generator
+from gainrl_ray.actors.pool import RolloutPool
+from gainrl_ray.actors.remote import Remote
+from gainrl_ray.actors.weights import Probe, WeightStoreActor, pack
+from gainrl_ray.config import Config
+from gainrl_ray.data.problems import ProblemTable
+from gainrl_ray.model.loading import load_model
+
+
+def evaluate_model(config: Config, heldout: ProblemTable) -> dict[str, float]:
+    """The held-out figures of `config.model`, see Generator.evaluate.
+
+    The weights reach the engines by the way that training uses, and are verified there.
+    """
+    store = WeightStoreActor.remote()
+    max_model_len = config.data.prompt.max_tokens + config.rollout.max_new_tokens
+    generator = Generator(config, RolloutPool(config, store, max_model_len))
+    try:
+        _publish(config, Remote(store, "weight store", config.sync.deadline_s), heldout.prompt(0).token_ids)
+        generator.start()
+        generator.sync(0)
+        return generator.evaluate(heldout, 0)
+    finally:
+        generator.close()
+        ray.kill(store)
+
+
+def _publish(config: Config, store: Remote, probe_tokens: tuple[int, ...]) -> None:
+    """Bring the model's weights into the store as version 0, with a probe to verify the engines by."""
+    model = load_model(config.model)
+    store.begin(0, 0)
+    for bucket in pack(model.named_parameters(), int(config.sync.bucket_mib * 2**20)):
+        store.put(0, bucket)
+    ids = torch.tensor([probe_tokens])
+    with torch.no_grad():
+        logprobs = model(ids).logits[0, :-1].float().log_softmax(dim=-1).gather(1, ids[0, 1:, None])[:, 0]
+    store.commit(0, Probe(token_ids=probe_tokens, logprobs=(0.0, *logprobs.tolist())))

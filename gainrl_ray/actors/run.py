@@ -1,0 +1,129 @@
+"""A training run's actors, from their start to their end, and the watching driver."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+
+from gainrl_ray.actors.curriculum import CurriculumActor
+from gainrl_ray.actors.learner import LearnerTask, train_loop
+from gainrl_ray.actors.pipeline import PipelineActor
+from gainrl_ray.actors.remote import Remote
+from gainrl_ray.actors.trainer import build_trainer
+from gainrl_ray.actors.weights import WeightStoreActor
+from gainrl_ray.config import Config
+from gainrl_ray.data.problems import ProblemTable
+from gainrl_ray.errors import GainrlError
+
+logger = logging.getLogger(__name__)
+Say = Callable[[str], None]
+
+POLL_S = 0.5
+
+
+def run_training(
+    config: Config,
+    run_name: str,
+    *,
+    train: ProblemTable,
+    heldout: ProblemTable,
+    order: np.ndarray,
+    pad_id: int,
+    say: Say,
+) -> bool:
+    """Run the learners to their end; True when the run was asked to stop before its last step.
+
+    `order[rank]` is a row of `train`. Progress goes to `say`, line by line.
+
+    Raises:
+        GainrlError: what ended the run.
+    """
+    store = WeightStoreActor.remote(keep=config.rollout.max_staleness + 2)
+    curriculum = CurriculumActor.remote(config.curriculum, order, train.ids, config.run.seed)
+    pipeline = PipelineActor.options(max_concurrency=2 * config.learner.workers + 8).remote(
+        config,
+        run_name=run_name,
+        curriculum=curriculum,
+        store=store,
+        train=train,
+        heldout=heldout,
+        pad_id=pad_id,
+    )
+    task = LearnerTask(
+        config=config,
+        run_name=run_name,
+        pipeline=pipeline,
+        store=store,
+        probe_tokens=train.prompt(0).token_ids,
+    )
+    control = Remote(pipeline, "pipeline", 60.0)
+    fit = _Fit(build_trainer(config, run_name, train_loop, task).fit)
+    try:
+        with _stop_signals(pipeline):
+            return _watch(fit, control, say)
+    finally:
+        try:
+            control.close()
+        except (GainrlError, ray.exceptions.RayError) as error:
+            logger.warning("the pipeline did not close: %s", error)
+        for actor in (pipeline, curriculum, store):
+            ray.kill(actor)
+
+
+class _Fit(threading.Thread):
+    """`trainer.fit` beside the watching main thread, which has to hear signals."""
+
+    def __init__(self, fit: Callable[[], Any]) -> None:
+        super().__init__(name="trainer", daemon=True)
+        self._fit = fit
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._fit()
+        except BaseException as error:
+            self.error = error
+
+
+def _watch(fit: _Fit, pipeline: Remote, say: Say) -> bool:
+    """Print the pipeline's lines until the trainer ends; whether the run was stopped early."""
+    shown, stopped, message = 0, False, None
+    while True:
+        alive = fit.is_alive()
+        lines, message, stopped = pipeline.progress(shown)
+        for line in lines:
+            say(line)
+        shown += len(lines)
+        if not alive:
+            break
+        fit.join(POLL_S)
+    if message is not None:
+        raise GainrlError(message)
+    if fit.error is not None:
+        raise GainrlError(f"the learners failed: {fit.error}") from fit.error
+    return stopped
+
+
+@contextmanager
+def _stop_signals(pipeline: Any) -> Iterator[None]:
+    """Ctrl-C and SIGTERM (`ray job stop`) ask the run to commit and end; a second Ctrl-C interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, _frame: Any) -> None:
+        signal.signal(signal.SIGINT, previous[signal.SIGINT])
+        pipeline.request_stop.remote()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,133 @@
+"""Storage: local folders and URIs behave alike, files appear whole or not at all."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs
+import pytest
+
+from gainrl_ray.errors import DataError
+from gainrl_ray.storage import Storage
+
+TABLE = pa.table({"row": [0, 1], "text": ["a", "ü"]})
+
+
+def remote(uri: str = "mock:///bucket") -> Storage:
+    """A folder on a file system that is not this machine's."""
+    return Storage(uri)
+
+
+@pytest.fixture(params=["path", "uri", "remote"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return {
+        "path": lambda: Storage(str(tmp_path / "a b%20#c")),
+        "uri": lambda: Storage(f"file://{tmp_path}/folder/"),
+        "remote": remote,
+    }[request.param]()
+
+
+def test_text_is_written_replaced_and_read(storage: Storage) -> None:
+    storage.write_text("sub/notes.txt", "one\r\ntwo")
+    assert storage.read_text("sub/notes.txt") == "one\r\ntwo"
+    storage.write_text("sub/notes.txt", "drei ü\n")
+    assert storage.child("sub").read_text("notes.txt") == "drei ü\n"
+
+
+def test_tables_are_written_and_read_by_column(storage: Storage) -> None:
+    storage.write_table("t.parquet", TABLE)
+    assert storage.read_table("t.parquet") == TABLE
+    assert storage.read_table("t.parquet", ["text"]).to_pydict() == {"text": ["a", "ü"]}
+    with storage.open_parquet("t.parquet") as file:
+        assert file.metadata.num_rows == 2
+
+
+def test_folders_list_and_delete(storage: Storage) -> None:
+    assert storage.list() == []
+    assert not storage.exists()
+    child = storage.child("runs", "one")
+    child.write_text("b", "")
+    child.write_text("a", "")
+    assert child.list() == ["a", "b"]
+    assert storage.list("runs") == ["one"]
+    assert storage.exists("runs/one/a") and storage.exists()
+    child.delete("a")
+    child.delete("a")
+    assert child.list() == ["b"]
+    storage.delete("runs")
+    assert not child.exists("b")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(storage: Storage) -> None:
+    storage.write_text("state", "old")
+    with pytest.raises(RuntimeError, match="half-way"), storage.create("state") as path:
+        path.write_text("half")
+        assert storage.read_text("state") == "old"
+        assert storage.list() == ["state"]
+        raise RuntimeError("half-way")
+    assert storage.read_text("state") == "old"
+    assert [info.base_name for info in storage.filesystem.get_file_info(pyarrow.fs.FileSelector(storage.path))] == [
+        "state"
+    ]
+
+
+def test_missing_and_broken_files_are_named(storage: Storage) -> None:
+    with pytest.raises(DataError, match=r"no\.txt does not exist"):
+        storage.read_text("no.txt")
+    with pytest.raises(DataError, match=r"no\.parquet does not exist"):
+        storage.read_table("no.parquet")
+    storage.write_text("broken.parquet", "not a table")
+    with pytest.raises(DataError, match=r"broken\.parquet cannot be read .*ArrowInvalid"):
+        storage.read_table("broken.parquet")
+
+
+def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("runs/")
+    assert storage.uri == storage.path == str(tmp_path / "runs")
+    assert storage.is_local
+    monkeypatch.chdir("/")
+    storage.write_text("x", "here")
+    assert (tmp_path / "runs" / "x").read_text() == "here"
+
+
+def test_the_parts_of_a_uri() -> None:
+    storage = remote("mock:///bucket/").child("runs").child("one")
+    assert (storage.uri, storage.path, storage.is_local) == ("mock:///bucket/runs/one", "bucket/runs/one", False)
+
+
+def test_a_storage_crosses_processes(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path)).child("runs")
+    storage.write_text("x", "here")
+    copy = pickle.loads(pickle.dumps(storage))
+    assert (copy.uri, copy.path) == (storage.uri, storage.path)
+    assert copy.read_text("x") == "here"
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", "/etc/passwd", ""])
+def test_names_that_leave_the_folder_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no name below a storage folder"):
+        Storage(str(tmp_path)).child(name)
+    if name:
+        with pytest.raises(DataError, match="no name below a storage folder"):
+            Storage(str(tmp_path)).write_text(name, "x")
+
+
+@pytest.mark.parametrize("uri", ["", "nosuch://bucket/folder"])
+def test_uris_that_cannot_be_opened(uri: str) -> None:
+    with pytest.raises(DataError, match=r"storage .*s3://"):
+        Storage(uri)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_rights(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(DataError, match="rights"):
+        Storage(str(tmp_path)).write_text("x", "y")
+
+
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be read or written"):
+        Storage(str(tmp_path / "file")).write_text("x", "y")
