@@ -15,6 +15,7 @@ from gainrl_ray.config_layers import Layer, did_you_mean, flatten, merge, resolv
 from gainrl_ray.errors import ConfigError
 
 DEFAULT_PRESET = "demo"
+BUILT_IN = ("arithmetic", "tiny")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +30,13 @@ class Arguments:
 def load_config(argv: Sequence[str], *, presets: Path, base: Path | None = None) -> Config:
     """The validated settings of a command line: presets and files left to right, then the dotted overrides.
 
-    argv: the arguments after the program's name. presets: folder of NAME.yaml. base: where relative file names
-    start (the working directory when None). `--help` prints the fields and raises SystemExit(0).
+    argv: the arguments after the program's name. presets: folder of NAME.yaml. base: where relative paths start, of
+    files and in settings (the working directory when None). `--help` prints the fields and raises SystemExit(0).
     Raises ConfigError naming the key, the value, what is accepted and the nearest valid key.
     """
     arguments = parse_arguments(argv)
-    files = [_config_file(name, presets, base or Path.cwd()) for name in arguments.configs]
+    base = base or Path.cwd()
+    files = [_config_file(name, presets, base) for name in arguments.configs]
     layers = [yaml_layer(file.read_bytes(), origin=file.name) for file in files]
     if arguments.help is not None:
         page = help_text(
@@ -42,7 +44,13 @@ def load_config(argv: Sequence[str], *, presets: Path, base: Path | None = None)
         )
         print(page)
         sys.exit(0)
-    return resolve([*layers, Layer("on the command line", _override_tree(arguments.overrides))])
+    config = resolve([*layers, Layer("on the command line", _override_tree(arguments.overrides))])
+    paths = {
+        "run": {"storage": _local(config.run.storage, base, always=True)},
+        "model": {"path": _local(config.model.path, base)},
+        "data": {name: {"path": _local(getattr(config.data, name).path, base)} for name in ("train", "heldout")},
+    }
+    return resolve([Layer("", config.model_dump(mode="json")), Layer("", paths)])
 
 
 def config_from_yaml(text: str, *, origin: str) -> Config:
@@ -121,6 +129,14 @@ def _override_value(key: str, text: str | None, takes: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         reason = getattr(error, "problem", error)
         raise ConfigError(f"--{key}: received {text!r}, which is not a YAML value: {reason}") from None
+
+
+def _local(path: str, base: Path, *, always: bool = False) -> str:
+    """`path` made absolute where it names something local: what exists below `base`, or any path but a URI."""
+    if path in BUILT_IN or "://" in path:
+        return path
+    found = base / Path(path).expanduser()
+    return str(found.absolute()) if always or path.startswith((".", "~", "/")) or found.exists() else path
 
 
 def _config_file(name: str, presets: Path, base: Path) -> Path:

@@ -135,7 +135,7 @@ def nearest_key(key: str, section: Section | None = None) -> str | None:
     elsewhere = [name for name in names if name.rpartition(".")[2] == leaf]
     if elsewhere:
         return max(elsewhere, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
-    close = difflib.get_close_matches(key, [name for name in names if not key.startswith(f"{name}.")], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6) if parent not in names else []
     if close:
         return close[0]
     leaves = {name.rpartition(".")[2]: name for name in reversed(names)}

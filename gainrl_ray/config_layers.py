@@ -187,8 +187,9 @@ def _remedy(key: str, holder: Section) -> str:
 
 def did_you_mean(value: Any, choices: Sequence[str]) -> str:
     """ "; did you mean X?" for the choice closest to `value`, "" when none is close."""
-    close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close and len(choices) > 1 else ""
+    folded = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(str(value).casefold(), folded, n=1, cutoff=0.6)
+    return f"; did you mean {folded[close[0]]}?" if close and len(choices) > 1 else ""
 
 
 def _quote(value: Any) -> str:

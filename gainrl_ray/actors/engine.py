@@ -1,8 +1,6 @@
 """A vLLM engine that serves one policy version at a time, driven step by step by its owner."""
 
-import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gainrl_ray.actors.vllm_plugin import BACKEND, register
+from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe, WeightBucket
 from gainrl_ray.config import ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, WeightSyncError
-from gainrl_ray.model.loading import model_folder
 from gainrl_ray.types import Completion, SampleRequest
 
 PROBE_ID = "gainrl-probe"
@@ -43,28 +40,6 @@ class SyncFigures:
     size: int  # bytes
 
 
-def environment(rollout: RolloutConfig, *, in_process: bool) -> dict[str, str]:
-    """The environment of an engine's process; vLLM and OpenMP read it when they are first imported."""
-    variables = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if in_process else "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_DO_NOT_TRACK": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if rollout.gpus_per_engine == 0:
-        variables |= {
-            "OMP_NUM_THREADS": str(rollout.threads_per_engine),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(rollout.kv_cache_gib))),
-        }
-    return variables
-
-
-def runs_in_process(rollout: RolloutConfig) -> bool:
-    """Whether the engine lives in its actor's process: on CPU, where this makes its start ten times as fast."""
-    return rollout.gpus_per_engine == 0 and rollout.tensor_parallel_size == 1
-
-
 class RolloutEngine:
     """vLLM's LLMEngine with versions; not thread-safe, one thread owns it."""
 
@@ -85,11 +60,9 @@ class RolloutEngine:
         """
         self._in_process = runs_in_process(rollout) if in_process is None else in_process
         os.environ.update(environment(rollout, in_process=self._in_process))
-        if "vllm" not in sys.modules:
-            _log_to(log_file)
-        register()
+        log_to(log_file)
         self._tolerance = tolerance
-        self._engine = _build(model, rollout, max_model_len, self._in_process)
+        self._engine = build_engine(model, rollout, max_model_len, self._in_process)
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         self.state = EngineState.STALE
         self.version: int | None = None
@@ -119,11 +92,11 @@ class RolloutEngine:
                 finished.append((output.request_id, _completion(output)))
         return finished
 
-    def abort(self, request_ids: Sequence[str]) -> None:
-        """Forget requests; ids that are not under way are passed over."""
-        internal = [self._internal.pop(request_id) for request_id in request_ids if request_id in self._internal]
-        if internal:
-            self._engine.abort_request(internal, internal=True)
+    def abort(self) -> None:
+        """Forget all requests."""
+        if self._internal:
+            self._engine.abort_request(list(self._internal.values()), internal=True)
+            self._internal = {}
 
     def generate(self, requests: Sequence[SampleRequest], version: int) -> Iterator[tuple[str, Completion]]:
         """(request id, completion) as they finish, in the order of finishing."""
@@ -257,48 +230,3 @@ def _completion(output: Any) -> Completion:
     return Completion(
         token_ids=tuple(sample.token_ids), logprobs=logprobs, finish_reason=sample.finish_reason, text=sample.text
     )
-
-
-def _build(model: ModelConfig, rollout: RolloutConfig, max_model_len: int, in_process: bool) -> Any:
-    from vllm import EngineArgs, LLMEngine
-    from vllm.config import WeightTransferConfig
-
-    on_cpu = rollout.gpus_per_engine == 0
-    arguments = EngineArgs(
-        model=model_folder(model),
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        dtype=model.dtype,
-        seed=0,
-        max_model_len=max_model_len,
-        max_num_seqs=rollout.max_num_seqs,
-        tensor_parallel_size=rollout.tensor_parallel_size,
-        distributed_executor_backend="mp" if rollout.tensor_parallel_size > 1 else "uni",
-        enforce_eager=on_cpu if rollout.enforce_eager is None else rollout.enforce_eager,
-        gpu_memory_utilization=rollout.gpu_memory_utilization,
-        kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
-        enable_prefix_caching=True,
-        logprobs_mode="processed_logprobs",
-        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-        disable_log_stats=True,
-        use_tqdm_on_load=False,
-    )
-    return LLMEngine.from_engine_args(arguments, enable_multiprocessing=not in_process)
-
-
-def _log_to(log_file: Path) -> None:
-    """Make vLLM, which is not imported yet, log into a file instead of the standard output."""
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = {"class": "logging.FileHandler", "formatter": "plain", "filename": str(log_file), "delay": True}
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logger = {"handlers": ["file"], "level": os.environ.get("VLLM_LOGGING_LEVEL", "INFO"), "propagate": False}
-    settings = {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"plain": {"format": form}},
-        "handlers": {"file": handler},
-        "loggers": {"vllm": logger},
-    }
-    path = log_file.with_suffix(".logging.json")
-    path.write_text(json.dumps(settings))
-    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(path)

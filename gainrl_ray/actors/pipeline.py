@@ -12,14 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import ray
-from ray.actor import ActorHandle
-
 from gainrl_ray.actors.attempt import Attempt
 from gainrl_ray.actors.curriculum import Curriculum, CurriculumReport
 from gainrl_ray.actors.generation import Generated, Generator
 from gainrl_ray.actors.generation_loop import GenerationLoop, evaluation_due
-from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.config import Config
@@ -27,14 +23,11 @@ from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.data.rollout_table import groups_to_table, table_to_groups
 from gainrl_ray.errors import DeadlineError, DivergenceError, StaleAttemptError
 from gainrl_ray.run_record import RunRecord
-from gainrl_ray.storage import Storage
 from gainrl_ray.types import RankBatch, SlotOutcome, StepOutcome, UpdateReport, Window
-
-CONTROL_DEADLINE_S = 120.0  # for answers of the curriculum actor, which only keeps books
 
 
 class RolloutPipeline:
-    """See the module; one threaded actor per run."""
+    """See the module; one per run, called by learners and driver from several threads."""
 
     def __init__(
         self,
@@ -56,8 +49,6 @@ class RolloutPipeline:
         self._failure: str | None = None
         self._stop = False
         self._skipped_in_row = 0
-
-    # -- called by the learners ----------------------------------------------------------------------------------
 
     def reset(self, state: RunState | None) -> RunState:
         """The state to go on from, under a new attempt; everything newer than `state` is discarded.
@@ -121,8 +112,6 @@ class RolloutPipeline:
         """Learn of an error that a restart would not cure."""
         self._failure = self._failure or message
 
-    # -- called by the driver ------------------------------------------------------------------------------------
-
     def progress(self, after: int) -> tuple[list[str], str | None, bool]:
         """Console lines from number `after` on, the error that ended the run if any, and whether a stop was asked."""
         return self._record.lines[after:], self._failure, self._stop
@@ -142,8 +131,6 @@ class RolloutPipeline:
         self._end_attempt()
         self._generator.close()
         self._record.close()
-
-    # -- the end of a step ---------------------------------------------------------------------------------------
 
     def _close_step(self, attempt: Attempt, step: int, reports: dict[int, UpdateReport], deadline_s: float) -> RunState:
         done, generated = step + 1, attempt.generated[step]
@@ -231,8 +218,6 @@ class RolloutPipeline:
                 "with a lower optimizer.lr or optimizer.max_grad_norm (--run.allow_changed=true)"
             )
 
-    # -- attempts ------------------------------------------------------------------------------------------------
-
     def _start_loop(self, attempt: Attempt, state: RunState | None) -> None:
         self._generator.invalidate()
         self._loop = GenerationLoop(
@@ -294,32 +279,3 @@ def _outcome(step: int, generated: Generated, reports: dict[int, UpdateReport]) 
             for graded in generated.groups
         ),
     )
-
-
-class _PipelineProcess(RolloutPipeline):
-    """The pipeline with its real parts, made where it runs."""
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        run_name: str,
-        curriculum: ActorHandle,
-        store: ActorHandle,
-        train: ProblemTable,
-        heldout: ProblemTable,
-        pad_id: int,
-    ) -> None:
-        max_model_len = config.data.prompt.max_tokens + config.rollout.max_new_tokens
-        super().__init__(
-            config,
-            curriculum=Remote(curriculum, "curriculum actor", CONTROL_DEADLINE_S),
-            generator=Generator(config, RolloutPool(config, store, max_model_len)),
-            record=RunRecord(config, run_name, Storage(config.run.storage).child(run_name)),
-            train=train,
-            heldout=heldout,
-            pad_id=pad_id,
-        )
-
-
-PipelineActor = ray.remote(num_cpus=0)(_PipelineProcess)

@@ -9,21 +9,56 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.actor import ActorHandle
 
 from gainrl_ray.actors.curriculum import CurriculumActor
 from gainrl_ray.actors.learner import LearnerTask, train_loop
-from gainrl_ray.actors.pipeline import PipelineActor
+from gainrl_ray.actors.generation import Generator
+from gainrl_ray.actors.pipeline import RolloutPipeline
+from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
 from gainrl_ray.actors.weights import WeightStoreActor
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import GainrlError
+from gainrl_ray.run_record import RunRecord
+from gainrl_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 POLL_S = 0.5
+CONTROL_DEADLINE_S = 120.0  # for answers of the curriculum actor, which only keeps books
+
+
+class _PipelineProcess(RolloutPipeline):
+    """The pipeline with its real parts, made where it runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        run_name: str,
+        curriculum: ActorHandle,
+        store: ActorHandle,
+        train: ProblemTable,
+        heldout: ProblemTable,
+        pad_id: int,
+    ) -> None:
+        max_model_len = config.data.prompt.max_tokens + config.rollout.max_new_tokens
+        super().__init__(
+            config,
+            curriculum=Remote(curriculum, "curriculum actor", CONTROL_DEADLINE_S),
+            generator=Generator(config, RolloutPool(config, store, max_model_len)),
+            record=RunRecord(config, run_name, Storage(config.run.storage).child(run_name)),
+            train=train,
+            heldout=heldout,
+            pad_id=pad_id,
+        )
+
+
+PipelineActor = ray.remote(num_cpus=0)(_PipelineProcess)
 
 
 def run_training(

@@ -60,6 +60,9 @@ class PolicyEngine:
             config=settings,
             lr_scheduler=lambda optimizer: LearningRate(optimizer, config.optimizer, total_updates),
         )
+        if learner.zero_stage == 0 and config.model.dtype == "bfloat16":
+            # DeepSpeed has taken a step with zero gradients, which Adam's bias correction would count.
+            self._engine.basic_optimizer.state.clear()
         self._engine.train()
         self._reference = self._start_reference(deepspeed, settings) if config.loss.kl_coef > 0 else None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,23 +60,17 @@ def build_rank_batches(
     `ranks` or `microbatch_tokens`. A micro-batch has at most `microbatch_tokens` tokens, padding included, unless
     one sequence alone is longer. Each slot has its angle measured on exactly one row.
     """
-    trained = [(group, rows) for group in groups if (rows := _trained_rows(group, loss))]
-    updates = min(updates_per_step, len(trained))
-    parts = [[trained[i] for i in part] for part in np.array_split(np.arange(len(trained)), updates)] if updates else []
-    scheduled = [
-        _schedule(_weighted([row for _, rows in part for row in rows], loss, max_new_tokens), ranks, microbatch_tokens)
-        for part in parts
+    trained = [rows for group in groups if (rows := _trained_rows(group, loss))]
+    updates = [
+        _schedule(_weighted(rows, loss, max_new_tokens), ranks, microbatch_tokens)
+        for rows in _split(trained, updates_per_step)
     ]
-    measured: list[list[list[_Row]]] = [[] for _ in range(ranks)]
-    if measure_all:
-        slots = {group.group.slot for group, _ in trained}
-        left_out = [_prompt_row(group) for group in groups if group.group.slot not in slots]
-        measured = _schedule(left_out, ranks, microbatch_tokens)
+    measured = _schedule(_left_out(groups, trained) if measure_all else [], ranks, microbatch_tokens)
     return tuple(
         RankBatch(
             step=step,
             policy_version=policy_version,
-            updates=tuple(tuple(_micro_batch(rows, pad_id) for rows in update[rank]) for update in scheduled),
+            updates=tuple(tuple(_micro_batch(rows, pad_id) for rows in update[rank]) for update in updates),
             measure=tuple(_micro_batch(rows, pad_id) for rows in measured[rank]),
         )
         for rank in range(ranks)
@@ -105,9 +100,21 @@ def _trained_rows(graded: GradedGroup, loss: LossConfig) -> list[_Row]:
     ]
 
 
-def _prompt_row(graded: GradedGroup) -> _Row:
-    slot = graded.group.slot
-    return _Row(prompt=graded.group.prompt, completion=None, slot=slot, order=(slot, 0))
+def _left_out(groups: Sequence[GradedGroup], trained: list[list[_Row]]) -> list[_Row]:
+    """A prompt-only row of every group that is not trained."""
+    slots = {rows[0].slot for rows in trained}
+    return [
+        _Row(prompt=graded.group.prompt, completion=None, slot=graded.group.slot, order=(graded.group.slot, 0))
+        for graded in groups
+        if graded.group.slot not in slots
+    ]
+
+
+def _split(trained: list[list[_Row]], parts: int) -> list[list[_Row]]:
+    """The rows of each optimizer update: whole groups, in order; as many parts as asked for, or one per group."""
+    parts = min(parts, len(trained))
+    bounds = [len(trained) * part // parts for part in range(parts + 1)] if parts else []
+    return [[row for rows in trained[a:b] for row in rows] for a, b in pairwise(bounds)]
 
 
 def _weighted(rows: list[_Row], loss: LossConfig, max_new_tokens: int) -> list[_Row]:

@@ -50,11 +50,7 @@ def policy_loss(
         _masked(mask, values) for values in (logprobs, old_logprobs.detach(), generator_logprobs.detach())
     )
     ratio = _ratio(logprobs - old, mask, config)
-    advantage = advantages.detach().float().unsqueeze(1)
-    clipped_ratio = ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
-    surrogate = -torch.minimum(ratio * advantage, clipped_ratio * advantage)
-    is_clipped = torch.where(advantage > 0, ratio > 1.0 + config.clip_high, ratio < 1.0 - config.clip_low)
-
+    surrogate, is_clipped = _surrogate(ratio, advantages.detach().float().unsqueeze(1), config)
     importance = _importance(old, generator, config.importance_cap)
     kl = k3_kl(logprobs, _masked(mask, ref_logprobs.detach())) if ref_logprobs is not None else torch.zeros_like(old)
     objective = importance * surrogate + config.kl_coef * kl
@@ -62,7 +58,7 @@ def policy_loss(
     statistics = {
         "tokens": torch.ones_like(old),
         "kl": kl,
-        "clipped": (is_clipped & (advantage != 0)).float().expand_as(old),
+        "clipped": is_clipped.expand_as(old),
         "importance": importance,
         "mismatch": generator - old,
     }
@@ -83,6 +79,13 @@ def _ratio(log_ratio: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
     if config.ratio == "token":
         return log_ratio.exp()
     return (log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)).exp()
+
+
+def _surrogate(ratio: Tensor, advantage: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate as a loss, and where the clip cuts its gradient; both of ratio's shape."""
+    low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
+    surrogate = -torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage)
+    return surrogate, ((advantage > 0) & (ratio > high)) | ((advantage < 0) & (ratio < low))
 
 
 def _importance(old: Tensor, generator: Tensor, cap: float | None) -> Tensor:

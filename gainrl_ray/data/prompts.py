@@ -21,7 +21,7 @@ _TEMPLATE_DATE = datetime(2024, 7, 26)
 _SENTINELS = ("Zq7vKwXj3pH", "mB5tRyUc8fLd2")
 
 # First characters that tokenizers merge differently with what stands before them.
-_PROBES = ("What is 2?", "7 apples", "$x$", "\\frac12", "(a)", '"a"', "a", "Ünder", "数", "-1", ".5", "_", "<b>", "α")
+_PROBES = ("What is 2?", "7 apples", "$x$", "\\frac12", "(a)", '"a"', "a", "Ünder", "数", "-1", ".5", "_", "<b>", "π")
 
 
 @dataclass(frozen=True, slots=True)

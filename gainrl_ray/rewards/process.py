@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from gainrl_ray.errors import ConfigError, DeadlineError
@@ -30,12 +31,17 @@ class WorkerLate(Exception):
 class WorkerProcess:
     """A grading process; not thread-safe: one caller at a time, but `close` may come from any thread."""
 
-    def __init__(self, function: str, *, deadline_s: float, memory_bytes: int | None) -> None:
-        """Start the process without waiting for it. deadline_s: seconds for one completion."""
+    def __init__(
+        self, function: str, *, deadline_s: float, memory_bytes: int | None, folders: Sequence[str] = ()
+    ) -> None:
+        """Start the process without waiting for it.
+
+        deadline_s: seconds for one completion. folders: where modules are looked for after this process's own path.
+        """
         self._deadline_s = deadline_s
         self._setup = {
             "function": function,
-            "path": [entry or os.getcwd() for entry in sys.path],
+            "path": [*(entry or os.getcwd() for entry in sys.path), *folders],
             "memory_bytes": memory_bytes,
             "backstop_s": deadline_s + BACKSTOP_EXTRA_S,
         }

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 from gainrl_ray.config import RewardConfig
+from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ConfigError, GainrlError
 from gainrl_ray.rewards.math import grade_math_quickly
 from gainrl_ray.rewards.process import WorkerDied, WorkerLate, WorkerProcess
@@ -36,8 +37,9 @@ class RewardRunner:
         self._closed = False
         self._tracebacks: set[str] = set()
         memory = None if config.memory_gib is None else int(config.memory_gib * 2**30)
+        folders = [str(Environment().caller_dir)]
         self._workers = [
-            WorkerProcess(config.function, deadline_s=config.deadline_s, memory_bytes=memory)
+            WorkerProcess(config.function, deadline_s=config.deadline_s, memory_bytes=memory, folders=folders)
             for _ in range(config.workers)
         ]
         self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()

@@ -54,10 +54,9 @@ def load_grader(function: str) -> Callable[[str, str], Any]:
     Raises whatever the import raises; TypeError when the name is not a function of two arguments.
     """
     if function == "math":
-        import math_verify  # noqa: F401  loaded here so that the first completion's deadline does not pay for it
-
         from gainrl_ray.rewards.math import grade_math
 
+        grade_math(r"\boxed{\frac{x+1}{2}}", "(1+x)/2")  # loads sympy's parser outside of any completion's deadline
         return grade_math
     module, _, name = function.partition(":")
     found: Any = importlib.import_module(module)

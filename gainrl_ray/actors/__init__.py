@@ -1,0 +1,1 @@
+"""The actors of a run, and all that touches Ray, vLLM or DeepSpeed."""

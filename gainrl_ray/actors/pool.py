@@ -1,0 +1,311 @@
+"""The engines of a run: started side by side, kept at one version, and fed with requests, whatever dies."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from gainrl_ray.actors.engine_slot import EngineSlot, Target
+from gainrl_ray.config import Config
+from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError, WeightSyncError
+from gainrl_ray.types import Completion, SampleRequest
+
+TICK_S = 0.5  # how often engines are looked after while nothing arrives
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class GenerationFigures:
+    """What one call of `generate` did."""
+
+    completions: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    resent: int = 0  # requests sent again after their engine was lost
+    seconds: float = 0.0
+
+
+class RolloutPool:
+    """Lives inside the pipeline actor; one caller at a time drives it through start, sync and generate.
+
+    An engine that dies, fails or stalls loses its requests to the others and is restarted, synced to the present
+    version before it serves again. `rollout.max_engine_restarts` restarts in all are allowed.
+    """
+
+    def __init__(self, config: Config, store: ActorHandle, max_model_len: int) -> None:
+        """`max_model_len`: most tokens of a prompt and its completion together."""
+        self._config, self._store, self._max_model_len = config, store, max_model_len
+        engines = config.rollout.engines
+        self._slots = [EngineSlot(index, config, store, max_model_len) for index in range(engines)]
+        self._threads = ThreadPoolExecutor(max_workers=engines, thread_name_prefix="engine-start")
+        self._tasks: dict[int, tuple[Future[None], Target | None]] = {}
+        self._target: Target | None = None
+        self._epoch = 0
+        self._calls = 0
+        self._restarts = 0
+        self._waiting: deque[list[SampleRequest]] = deque()
+        self._driving = threading.Lock()
+        self._closed = False
+        self.figures = GenerationFigures()
+
+    def start(self) -> None:
+        """Start all engines side by side and wait for them; on a cluster that grows, for the first.
+
+        Raises:
+            ResourceError: the cluster has no room. EngineError, DeadlineError: an engine did not start.
+        """
+        with self._drive("start"):
+            enough = 1 if self._config.ray.autoscaling else len(self._slots)
+            self._tend_until(lambda: sum(slot.is_up for slot in self._slots) >= enough, "the start of engines")
+
+    def sync(self, version: int) -> dict[str, float]:
+        """Bring every engine that is up to `version`; those under restart follow by themselves.
+
+        Returns the slowest engine's figures: `pull_s`, `update_s`, `verify_s` (seconds), `worst_difference` (nats,
+        nan when not verified), `bytes`; and `seconds`, `engines` (that serve it).
+
+        Raises:
+            WeightSyncError: an engine's weights are not the learner's. EngineError, DeadlineError, ResourceError: an
+                engine could not be brought to the version.
+        """
+        with self._drive("sync"):
+            started = time.monotonic()
+            target = self._target = Target(self._epoch, version)
+            self._tend_until(lambda: self._settled(target), f"the update to version {version}")
+            ray.get(self._store.release.remote(version), timeout=self._config.sync.deadline_s)
+            serving = [slot.figures for slot in self._slots if slot.serves == target and slot.figures is not None]
+            return {
+                "seconds": time.monotonic() - started,
+                "engines": float(len(serving)),
+                "pull_s": max(figures.pull_s for figures in serving),
+                "update_s": max(figures.update_s for figures in serving),
+                "verify_s": max(figures.verify_s for figures in serving),
+                "worst_difference": max(figures.worst_difference for figures in serving),
+                "bytes": float(max(figures.size for figures in serving)),
+            }
+
+    def invalidate(self) -> None:
+        """Make every engine stale: the next sync loads the weights again, also for an equal version number."""
+        self._epoch += 1
+        self._target = None
+
+    def generate(
+        self, requests: Sequence[SampleRequest], version: int, deadline_s: float
+    ) -> Iterator[tuple[str, Completion]]:
+        """(request id, completion) as they finish, each exactly once; closing the iterator aborts the rest.
+
+        Requests with the same prompt go to the same engine, for its prefix cache.
+
+        Raises:
+            EngineError: the engines do not serve `version`, or an engine was lost more often than allowed.
+            DeadlineError: not all completions came within `deadline_s` seconds.
+        """
+        with self._drive("generate"):
+            started = time.monotonic()
+            self._check(requests, version)
+            self._calls += 1
+            prefix = f"{self._calls}/"
+            self.figures = GenerationFigures()
+            self._waiting = _grouped([replace(request, request_id=prefix + request.request_id) for request in requests])
+            try:
+                for request_id, completion in self._completions(len(requests), version, started, deadline_s):
+                    yield request_id.removeprefix(prefix), completion
+            finally:
+                self.figures.seconds = time.monotonic() - started
+                self._abort()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Per engine: id, node, pid, log, state, version, outstanding requests, restarts."""
+        return [slot.describe(self._target) for slot in self._slots]
+
+    def close(self) -> None:
+        """End all engines and give their resources back."""
+        self._closed = True
+        for slot in self._slots:
+            slot.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- engines -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _drive(self, what: str) -> Iterator[None]:
+        if not self._driving.acquire(blocking=False):
+            raise EngineError(f"{what}: another start, sync or generate is under way; end it first")
+        try:
+            yield
+        finally:
+            self._driving.release()
+
+    def _tend(self) -> None:
+        """Look after every slot: take up what its task came to, and start the task that it needs.
+
+        Raises:
+            GainrlError: an engine failed in a way that a restart does not cure, or too often.
+        """
+        if self._closed:
+            raise EngineError("the pool of engines is closed")
+        for slot in self._slots:
+            task = self._tasks.get(slot.index)
+            if task is not None and not task[0].done():
+                continue
+            if task is not None:
+                del self._tasks[slot.index]
+                error = task[0].exception()
+                if error is not None:
+                    self._lost(slot, error, outdated=task[1] != self._target)
+            if not slot.is_up or (self._target is not None and slot.serves != self._target):
+                target = self._target
+                self._tasks[slot.index] = (self._threads.submit(slot.bring_up, target), target)
+
+    def _lost(self, slot: EngineSlot, error: BaseException, *, outdated: bool = False) -> None:
+        """Take the requests of a lost engine back and have it restarted.
+
+        Raises:
+            GainrlError: a restart does not cure this, or no restart is left.
+        """
+        back = list(slot.outstanding.values())
+        self._waiting.extendleft(_grouped(back))
+        self.figures.resent += len(back)
+        slot.stop()
+        if outdated and isinstance(error, WeightSyncError):
+            return
+        others = any(other.is_up for other in self._slots if other is not slot)
+        if isinstance(error, ResourceError) and self._config.ray.autoscaling and others:
+            logger.warning("%s; waiting on", error)
+            return
+        if isinstance(error, WeightSyncError | ResourceError) or not isinstance(error, GainrlError):
+            raise error
+        allowed = self._config.rollout.max_engine_restarts
+        if self._restarts >= allowed:
+            raise EngineError(f"{error}\nno restart left: rollout.max_engine_restarts is {allowed}") from error
+        self._restarts += 1
+        slot.restarts += 1
+        logger.warning("restart %d of %d, %d requests go elsewhere: %s", self._restarts, allowed, len(back), error)
+
+    def _settled(self, target: Target) -> bool:
+        """Whether an engine serves `target` and none that is up does not."""
+        return any(slot.serves == target for slot in self._slots) and all(
+            slot.serves == target or not slot.is_up for slot in self._slots
+        )
+
+    def _tend_until(self, done: Callable[[], bool], what: str) -> None:
+        """Tend the slots until `done`; placement, start and update each end at their own deadline before this one."""
+        rollout = self._config.rollout
+        once_s = 2 * rollout.start_deadline_s + self._config.sync.deadline_s
+        limit_s = once_s * (rollout.max_engine_restarts + 1)
+        started = time.monotonic()
+        while True:
+            self._tend()
+            if done():
+                return
+            if time.monotonic() - started > limit_s:
+                raise DeadlineError(f"waited {limit_s:.0f} s for {what}; engines: {self.describe()}")
+            wait([task for task, _ in self._tasks.values()], timeout=TICK_S, return_when=FIRST_COMPLETED)
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def _check(self, requests: Sequence[SampleRequest], version: int) -> None:
+        serves = self._target.version if self._target else None
+        if version != serves:
+            raise EngineError(f"completions of version {version} were asked, the engines serve {serves}: sync first")
+        if len({request.request_id for request in requests}) != len(requests):
+            raise EngineError(f"received {len(requests)} requests whose ids are not unique")
+        for request in requests:
+            size = len(request.token_ids) + request.sampling.max_new_tokens
+            if size > self._max_model_len or not request.token_ids:
+                raise EngineError(
+                    f"request {request.request_id!r}: prompt of {len(request.token_ids)} tokens and up to "
+                    f"{request.sampling.max_new_tokens} new ones; accepted are 1 to {self._max_model_len} together"
+                )
+
+    def _completions(
+        self, count: int, version: int, started: float, deadline_s: float
+    ) -> Iterator[tuple[str, Completion]]:
+        """(pool's request id, completion), `count` of them."""
+        while self.figures.completions < count:
+            self._tend()
+            self._dispatch(version)
+            for slot, request_id, completion in self._collect():
+                request = slot.outstanding.pop(request_id, None)
+                if request is None:
+                    continue
+                self.figures.completions += 1
+                self.figures.prompt_tokens += len(request.token_ids)
+                self.figures.completion_tokens += len(completion.token_ids)
+                yield request_id, completion
+            if self.figures.completions < count and time.monotonic() - started > deadline_s:
+                raise DeadlineError(
+                    f"{count - self.figures.completions} of {count} completions of version {version} did not come "
+                    f"within {deadline_s:.0f} s; engines: {self.describe()}"
+                )
+
+    def _dispatch(self, version: int) -> None:
+        """Hand waiting groups to the serving engines with the fewest tokens to do, as far as each has room."""
+        seats = self._config.rollout.max_num_seqs
+        limit = seats + max(8, seats // 4)
+        free = {
+            slot.index: (slot, [], slot.load, len(slot.outstanding))
+            for slot in self._slots
+            if slot.serves == self._target and not slot.suspect and slot.index not in self._tasks
+        }
+        while self._waiting:
+            group = self._waiting[0]
+            roomy = [at for at in free.values() if at[3] == 0 or at[3] + len(group) <= limit]
+            if not roomy:
+                break
+            slot, batch, load, held = min(roomy, key=lambda at: (at[2], at[3], at[0].index))
+            self._waiting.popleft()
+            batch.extend(group)
+            free[slot.index] = (slot, batch, load + _tokens(group), held + len(group))
+        for slot, batch, _, _ in free.values():
+            if batch:
+                slot.submit(batch, version)
+
+    def _collect(self) -> Iterator[tuple[EngineSlot, str, Completion]]:
+        """What arrives within a tick; engines found dead or stalled are given up."""
+        busy = [slot for slot in self._slots if slot.outstanding and slot.index not in self._tasks]
+        refs = [ref for slot in busy for ref in slot.pending()]
+        if not refs:
+            wait([task for task, _ in self._tasks.values()], timeout=TICK_S, return_when=FIRST_COMPLETED)
+            return
+        ray.wait(refs, num_returns=1, timeout=TICK_S)
+        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0])
+        for slot in busy:
+            try:
+                polled = slot.collect(ready)
+            except GainrlError as error:
+                self._lost(slot, error)
+                continue
+            for request_id, completion in polled.finished if polled else ():
+                yield slot, request_id, completion
+
+    def _abort(self) -> None:
+        """Free the engines of what is left of a call."""
+        self._waiting.clear()
+        for slot in self._slots:
+            try:
+                slot.abort()
+            except GainrlError as error:
+                logger.warning("given up: %s", error)
+                slot.stop()
+
+
+def _tokens(requests: Sequence[SampleRequest]) -> int:
+    return sum(len(request.token_ids) + request.sampling.max_new_tokens for request in requests)
+
+
+def _grouped(requests: Sequence[SampleRequest]) -> deque[list[SampleRequest]]:
+    """The requests in lists of equal prompts, in the order of the first of each."""
+    groups: dict[tuple[int, ...], list[SampleRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.token_ids, []).append(request)
+    return deque(groups.values())

@@ -1,0 +1,240 @@
+"""Angle concentration of a whole dataset: a Ray Data pipeline of read, tokenise, score, write, resumable by block.
+
+    canonical parquet --> CheckpointFilter --> tokenise (tasks) --> Scorer (actor pool) --> parts/*.parquet
+                            drops rows of finished blocks <-- finished/*.parquet, one file per part
+
+The pipeline runs inside a job actor: killing that actor ends it with all it started, so a deadline holds whatever
+Ray Data waits for, and Ray Data's settings and log lines stay out of the driver.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.actor import ActorHandle
+from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
+
+from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
+from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
+from gainrl_ray.errors import DataError, DeadlineError, GainrlError
+from gainrl_ray.model.loading import load_model, load_tokenizer
+from gainrl_ray.model.prefill import prefill_angles
+from gainrl_ray.storage import Storage
+from gainrl_ray.types import Problem, Prompt, Span
+
+PARTS, FINISHED = "parts", "finished"
+"""Folders below the work folder: scored blocks, and Ray Data's record of the ids in them."""
+
+_COLUMNS = ("row", "problem_id", "question")
+_SIDE_CPUS = (
+    0.1  # of a reading, tokenising or writing task: leaves the cores to the scorers, but keeps off a 0-CPU head
+)
+_POLL_S = 0.5
+_ANSWER_S = 60.0
+_REPORT_EVERY_S = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringPlan:
+    """What to score, with what, and where the blocks go."""
+
+    problems: Storage
+    file: str  # canonical parquet in `problems`: row, problem_id, question, ...
+    work: Storage  # folder for parts and Ray Data's checkpoint; one per fingerprint
+    model: ModelConfig
+    prompt: PromptConfig
+    scoring: ScoringConfig
+
+
+def score_problems(plan: ScoringPlan, on_progress: Callable[[int], None] = lambda _: None) -> int:
+    """Number of problems scored by this call; blocks that an earlier call finished are kept and not scored again.
+
+    on_progress: is given the number scored so far, every few seconds; what it raises ends the scoring.
+
+    Raises:
+        DeadlineError: not finished within `scoring.deadline_s`.
+        GainrlError: a worker failed; of the type raised there when that is one of this package.
+    """
+    job = _ScoringJob.remote(plan)
+    started = reported = time.monotonic()
+    try:
+        running = job.run.remote()
+        while not ray.wait([running], timeout=_POLL_S)[0]:
+            now = time.monotonic()
+            if now - started > plan.scoring.deadline_s:
+                raise DeadlineError(_overdue(plan, _scored(job)))
+            if now - reported > _REPORT_EVERY_S:
+                on_progress(_scored(job))
+                reported = now
+        ray.get(running, timeout=_POLL_S)
+        return _scored(job)
+    except RayError as error:
+        raise _named(error) from error
+    finally:
+        ray.kill(job)
+
+
+class Scorer:
+    """One of the pipeline's actors: a block of prompts to their scores."""
+
+    def __init__(self, model: ModelConfig, batch_tokens: int, device: str, job: ActorHandle) -> None:
+        self._model = load_model(model).to(device)
+        self._batch_tokens, self._job = batch_tokens, job
+
+    def __call__(self, prompts: pa.Table) -> pa.Table:
+        """Columns row, problem_id, c_intra, c_inter, score, prompt_tokens, question_tokens of `tokenise`'s table."""
+        # Padding stands where causal attention never looks, so any token id pads.
+        scores = prefill_angles(self._model, _prompts(prompts), pad_id=0, batch_tokens=self._batch_tokens)
+        ray.get(self._job.add.remote(len(scores)), timeout=_ANSWER_S)
+        return pa.table(
+            {
+                "row": prompts["row"],
+                "problem_id": prompts["problem_id"],
+                "c_intra": pa.array([score.c_intra for score in scores], pa.float64()),
+                "c_inter": pa.array([score.c_inter for score in scores], pa.float64()),
+                "score": pa.array([score.c_intra + score.c_inter for score in scores], pa.float64()),
+                "prompt_tokens": pa.array([score.prompt_tokens for score in scores], pa.int64()),
+                "question_tokens": pa.array([score.question_tokens for score in scores], pa.int64()),
+            }
+        )
+
+
+def tokenise(problems: pa.Table, model: ModelConfig, prompt: PromptConfig) -> pa.Table:
+    """Columns row, problem_id, token_ids, prefix_stop, question_stop of a block with row, problem_id, question.
+
+    Raises: DataError for a question without a prompt under these settings.
+    """
+    rows = [
+        Problem(id=problem_id, question=question, answer="", source="")
+        for problem_id, question in zip(
+            problems["problem_id"].to_pylist(), problems["question"].to_pylist(), strict=True
+        )
+    ]
+    prompts = []
+    for problem, built in zip(rows, _builder(model, prompt).build_all(rows), strict=True):
+        if isinstance(built, RefusedPrompt):
+            raise DataError(f"problem {problem.id!r}: {built.detail}")
+        prompts.append(built)
+    return pa.table(
+        {
+            "row": problems["row"],
+            "problem_id": problems["problem_id"],
+            "token_ids": pa.array([built.token_ids for built in prompts], pa.list_(pa.int32())),
+            "prefix_stop": pa.array([built.prefix.stop for built in prompts], pa.int64()),
+            "question_stop": pa.array([built.question.stop for built in prompts], pa.int64()),
+        }
+    )
+
+
+@ray.remote(num_cpus=0, max_concurrency=4)
+class _ScoringJob:
+    """Runs the pipeline of one plan in one of its threads, and counts what the scorers report in another."""
+
+    def __init__(self, plan: ScoringPlan) -> None:
+        self._plan, self._count = plan, 0
+
+    def run(self) -> None:
+        _configure(self._plan)
+        _pipeline(self._plan, ray.get_runtime_context().current_actor)
+
+    def add(self, count: int) -> None:
+        self._count += count
+
+    def scored(self) -> int:
+        return self._count
+
+
+def _configure(plan: ScoringPlan) -> None:
+    """Ray Data's settings for this process: resume by problem id, no progress bars, errors as they were raised."""
+    finished = plan.work.child(FINISHED)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    context.checkpoint_config = CheckpointConfig(
+        id_column="problem_id",
+        checkpoint_path=finished.path,
+        override_filesystem=finished.filesystem,
+        # The parts are only safe once they are an index: until then the record of them must stay.
+        delete_checkpoint_on_success=False,
+    )
+
+
+def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
+    """Run to the end: Ray Data resumes plans that start with a read and end with a write, so the sort is not here."""
+    scoring, parts = plan.scoring, plan.work.child(PARTS)
+    problems = ray.data.read_parquet(
+        f"{plan.problems.path}/{plan.file}",
+        filesystem=plan.problems.filesystem,
+        columns=list(_COLUMNS),
+        num_cpus=_SIDE_CPUS,
+    )
+    problems.repartition(target_num_rows_per_block=scoring.block_rows).map_batches(
+        tokenise,
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_kwargs={"model": plan.model, "prompt": plan.prompt},
+        num_cpus=_SIDE_CPUS,
+    ).map_batches(
+        Scorer,
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_constructor_kwargs={
+            "model": plan.model,
+            "batch_tokens": scoring.batch_tokens,
+            "device": "cuda" if scoring.gpus_per_actor else "cpu",
+            "job": job,
+        },
+        compute=ray.data.ActorPoolStrategy(min_size=scoring.min_actors, max_size=scoring.max_actors),
+        num_cpus=scoring.cpus_per_actor,
+        num_gpus=scoring.gpus_per_actor,
+    ).write_parquet(parts.path, filesystem=parts.filesystem, ray_remote_args={"num_cpus": _SIDE_CPUS})
+
+
+@lru_cache(maxsize=1)
+def _builder(model: ModelConfig, prompt: PromptConfig) -> PromptBuilder:
+    """Kept by each worker process: a tokenizer loads in seconds and a block is tokenised in milliseconds."""
+    return PromptBuilder(load_tokenizer(model), prompt)
+
+
+def _prompts(table: pa.Table) -> list[Prompt]:
+    columns = (table[name].to_pylist() for name in ("problem_id", "token_ids", "prefix_stop", "question_stop"))
+    return [
+        Prompt(
+            problem_id=problem_id,
+            token_ids=tuple(token_ids),
+            prefix=Span(0, prefix_stop),
+            question=Span(prefix_stop, question_stop),
+            suffix=Span(question_stop, len(token_ids)),
+        )
+        for problem_id, token_ids, prefix_stop, question_stop in zip(*columns, strict=True)
+    ]
+
+
+def _scored(job: ActorHandle) -> int:
+    return ray.get(job.scored.remote(), timeout=_ANSWER_S)
+
+
+def _overdue(plan: ScoringPlan, scored: int) -> str:
+    scoring = plan.scoring
+    return (
+        f"scoring did not finish within scoring.deadline_s = {scoring.deadline_s:g} s: {scored} problems were scored; "
+        f"it asks for {scoring.min_actors} to {scoring.max_actors} actors of {scoring.cpus_per_actor:g} CPUs and "
+        f"{scoring.gpus_per_actor:g} GPUs, the cluster has {ray.cluster_resources().get('CPU', 0):g} CPUs and "
+        f"{ray.cluster_resources().get('GPU', 0):g} GPUs; finished blocks are kept, the same command continues"
+    )
+
+
+def _named(error: BaseException) -> GainrlError:
+    """The package's own error in the chain of causes, else one that quotes the last line of Ray's account."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GainrlError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    last = str(error).strip().splitlines()[-1]
+    return GainrlError(f"scoring failed: {last}; finished blocks are kept, the same command continues")
