@@ -115,6 +115,8 @@ set_up() {
   fi
   say "installing the '$extra' packages into .venv (log: .local/install.log)"
   install_packages "$uv" "$extra"
+  [[ $extra == gpu ]] || "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null \
+    || fail "libnuma is needed (vLLM's CPU kernels link to it): apt install libnuma1, then run again"
   echo "$stamp" >"$venv/.gainrl-setup"
   say "installed in $((SECONDS - begin)) s"
 }
@@ -163,33 +165,39 @@ detached() { # becomes a command that holds none of the caller's open files, suc
 }
 
 start_head() {
-  local ports tries
+  local attempt
   if head_alive && answers "$head_port"; then return; fi
   if head_alive; then stop_head; fi
+  for attempt in 1 2 3; do # Ray itself gives up when a busy machine takes more than 30 s to start its node manager
+    launch_head && return
+    stop_head >/dev/null
+    say "Ray did not start (attempt $attempt of 3)"
+  done
+  tail -n 20 "$state/ray.log" >&2
+  fail "Ray did not start, see above and .local/ray.log: free processors or memory, then run again"
+}
+
+launch_head() { # true when the head is up and its dashboard answers
+  local ports deadline=$((SECONDS + 120))
   read -ra ports <<<"$("$venv/bin/python" -c 'import socket
 held = [socket.create_server(("127.0.0.1", 0)) for _ in range(6)]
 print(*(server.getsockname()[1] for server in held))')"
-  head_port=${ports[0]}
-  say "starting Ray on 127.0.0.1 (dashboard http://127.0.0.1:$head_port, log .local/ray.log)"
+  say "starting Ray on 127.0.0.1 (dashboard http://127.0.0.1:${ports[0]}, log .local/ray.log)"
   rm -rf "$temp"
   # Ray rewrites --node-ip-address 127.0.0.1 to the machine's address, and listens on it, unless told by this
   # variable that there is no cluster of machines. A stopped job gets two minutes to commit its work.
   RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 \
     DASHBOARD_METRIC_PORT=${ports[1]} AUTOSCALER_METRIC_PORT=${ports[2]} \
     detached setsid "$venv/bin/ray" start --head --block --disable-usage-stats --node-ip-address 127.0.0.1 \
-    --dashboard-host 127.0.0.1 --dashboard-port "$head_port" --port "${ports[3]}" \
+    --dashboard-host 127.0.0.1 --dashboard-port "${ports[0]}" --port "${ports[3]}" \
     --ray-client-server-port "${ports[4]}" --dashboard-agent-listen-port "${ports[5]}" --temp-dir "$temp" \
     </dev/null >"$state/ray.log" 2>&1 &
-  head_pid=$!
-  echo "$head_pid $(birth "$head_pid") $head_port" >"$state/head"
-  for ((tries = 0; tries < 240; tries++)); do
-    answers "$head_port" && return
-    head_alive || break
+  echo "$! $(birth $!) ${ports[0]}" >"$state/head"
+  while head_alive && ((SECONDS < deadline)); do
+    grep -q "Ray runtime started" "$state/ray.log" && answers "$head_port" && return
     sleep 0.5
   done
-  tail -n 20 "$state/ray.log" >&2
-  stop_head
-  fail "Ray did not start, see above and .local/ray.log"
+  return 1
 }
 
 use_ray() {

@@ -124,7 +124,11 @@ def test_the_mathematics_is_pure(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_nothing_untrusted_is_unpickled(path: Path) -> None:
     tree = _tree(path)
-    assert not {name.split(".")[0] for name in _imported(tree)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+    unpicklers = {"pickle.load", "pickle.loads", "pickle.Unpickler"}
+    packages = {name.split(".")[0] for name in _imported(tree)}
+    assert not packages & {"cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    assert not unpicklers & set(_imported(tree))
+    assert not unpicklers & {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         if ast.unparse(call.func) == "torch.load":

@@ -84,9 +84,8 @@ def test_10_one_place_writes_prompts() -> None:
 
 
 def test_11_rows_without_an_answer_are_not_trained_on(tmp_path: Path) -> None:
-    from gainrl_ray.data.problems import prepare_problems
-
     from gainrl_ray.config import ModelConfig, PromptConfig
+    from gainrl_ray.data.problems import prepare_problems
     from gainrl_ray.data.prompts import PromptBuilder
     from gainrl_ray.model.loading import load_tokenizer
     from gainrl_ray.storage import Storage

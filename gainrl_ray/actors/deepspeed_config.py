@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -117,6 +118,14 @@ class LearningRate:
             group["lr"] = rate
 
 
+def start_engine(deepspeed: Any, **arguments: Any) -> Any:
+    """The engine that deepspeed.initialize makes of its arguments; what it prints goes to `logging`."""
+    with contextlib.redirect_stdout(io.StringIO()) as chatter:
+        engine, *_ = deepspeed.initialize(**arguments)
+    _logger.debug(chatter.getvalue())
+    return engine
+
+
 def start_deepspeed(*, rank: int, world_size: int, deadline_s: float) -> Any:
     """The deepspeed module, ready for deepspeed.initialize, its messages sent to `logging`.
 
@@ -133,6 +142,8 @@ def start_deepspeed(*, rank: int, world_size: int, deadline_s: float) -> Any:
     messages = logging.getLogger("DeepSpeed")
     messages.handlers.clear()
     messages.propagate = True
+    # It calls collectives by names that torch has since renamed, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     _logger.debug(chatter.getvalue())
     # Shared-memory collectives serve inference only, and would be compiled at the first start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

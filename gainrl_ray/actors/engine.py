@@ -11,7 +11,7 @@ from typing import Any
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe, WeightBucket
 from gainrl_ray.config import ModelConfig, RolloutConfig
-from gainrl_ray.errors import EngineError, WeightSyncError
+from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest
 
 PROBE_ID = "gainrl-probe"
@@ -122,7 +122,12 @@ class RolloutEngine:
         if self._internal or self._engine.has_unfinished_requests():
             raise EngineError(f"sync to version {version} with {self.unfinished} requests under way: drain them first")
         self.state, self.version = EngineState.STALE, None
-        pull_s, update_s, size = self._update(buckets)
+        try:
+            pull_s, update_s, size = self._update(buckets)
+        except GainrlError:
+            raise
+        except Exception as error:
+            raise WeightSyncError(f"version {version}: vLLM did not take the weights: {error}") from error
         if not self._engine.reset_prefix_cache():
             raise EngineError(
                 f"version {version}: vLLM did not empty its prefix cache, so keys and values of the old policy "
@@ -163,7 +168,9 @@ class RolloutEngine:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _add(self, request_id: str, token_ids: Sequence[int], params: Any) -> str:
-        return self._engine.add_request(request_id, {"prompt_token_ids": list(token_ids)}, params)
+        from vllm.inputs import tokens_input
+
+        return self._engine.add_request(request_id, tokens_input(list(token_ids)), params)
 
     def _update(self, buckets: Iterable[WeightBucket]) -> tuple[float, float, int]:
         """(seconds waiting for buckets, seconds loading them, bytes)."""

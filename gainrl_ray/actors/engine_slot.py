@@ -42,6 +42,7 @@ class EngineSlot:
         self.outstanding: dict[str, SampleRequest] = {}
         self.figures: SyncFigures | None = None
         self.restarts = 0
+        self.generated_tokens = 0  # by the present actor
         self._config, self._store, self._max_model_len = config, store, max_model_len
         self._group: PlacementGroup | None = None
         self._actor: ActorHandle | None = None
@@ -165,6 +166,7 @@ class EngineSlot:
         polled: Polled = self._answer(ref, 1.0, "its completions")
         if polled.health.age_s > limit_s:
             raise EngineError(self.told(f"has not decoded for {polled.health.age_s:.0f} s"))
+        self.generated_tokens = polled.health.generated_tokens
         self.suspect = polled.health.age_s > limit_s / 2
         return polled
 
@@ -174,11 +176,6 @@ class EngineSlot:
             self.outstanding = {}
             limit_s = self._config.rollout.stall_deadline_s
             self._answer(self._actor.abort.remote(limit_s), limit_s, "an end of its requests")
-
-    @property
-    def load(self) -> int:
-        """Tokens that the outstanding requests hold at most."""
-        return sum(len(r.token_ids) + r.sampling.max_new_tokens for r in self.outstanding.values())
 
     # -- telling -------------------------------------------------------------------------------------------------
 
@@ -202,6 +199,7 @@ class EngineSlot:
             "version": serves.version if serves else None,
             "outstanding": len(self.outstanding),
             "restarts": self.restarts,
+            "generated_tokens": self.generated_tokens,
         }
 
     def told(self, what: str) -> str:

@@ -154,7 +154,8 @@ class Generator:
                 group = partial.setdefault(number, {})
                 group[sample] = completion
                 if len(group) == group_size:
-                    yield number, tuple(partial.pop(number)[i] for i in range(group_size))
+                    del partial[number]
+                    yield number, tuple(group[i] for i in range(group_size))
 
     def _graded(self, group: RolloutGroup) -> GradedGroup:
         grades = self._runner.grade([(completion.text, group.problem.answer) for completion in group.completions])

@@ -36,7 +36,7 @@ class GenerationLoop(threading.Thread):
         pad_id: int,
     ) -> None:
         super().__init__(name=f"generation-{attempt.number}", daemon=True)
-        self._config, self._attempt, self._started = config, attempt, started
+        self._config, self._attempt, self._engines_started = config, attempt, started
         self._curriculum, self._generator, self._record = curriculum, generator, record
         self._train, self._heldout, self._pad_id = train, heldout, pad_id
         # the longest that the learners need for one version: each of their parts at its own limit
@@ -47,7 +47,7 @@ class GenerationLoop(threading.Thread):
         """Generate until the last step; then bring the engines to the last version, to evaluate it."""
         attempt, steps = self._attempt, self._config.run.steps
         try:
-            self._started.result(timeout=self._config.rollout.start_deadline_s)
+            self._engines_started.result(timeout=self._config.rollout.start_deadline_s)
             version = attempt.start - 1
             for step in range(attempt.start, steps + 1):
                 needed = step if step == steps else max(attempt.start, step - self._config.rollout.max_staleness)

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from gainrl_ray.actors.dispatch import Seat, deal, grouped, token_count
 from gainrl_ray.actors.engine_slot import EngineSlot, Target
 from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError, WeightSyncError
@@ -115,7 +116,7 @@ class RolloutPool:
             self._calls += 1
             prefix = f"{self._calls}/"
             self.figures = GenerationFigures()
-            self._waiting = _grouped([replace(request, request_id=prefix + request.request_id) for request in requests])
+            self._waiting = grouped([replace(request, request_id=prefix + request.request_id) for request in requests])
             try:
                 for request_id, completion in self._completions(len(requests), version, started, deadline_s):
                     yield request_id.removeprefix(prefix), completion
@@ -173,7 +174,7 @@ class RolloutPool:
             GainrlError: a restart does not cure this, or no restart is left.
         """
         back = list(slot.outstanding.values())
-        self._waiting.extendleft(_grouped(back))
+        self._waiting.extendleft(grouped(back))
         self.figures.resent += len(back)
         slot.stop()
         if outdated and isinstance(error, WeightSyncError):
@@ -249,26 +250,15 @@ class RolloutPool:
                 )
 
     def _dispatch(self, version: int) -> None:
-        """Hand waiting groups to the serving engines with the fewest tokens to do, as far as each has room."""
-        seats = self._config.rollout.max_num_seqs
-        limit = seats + max(8, seats // 4)
-        free = {
-            slot.index: (slot, [], slot.load, len(slot.outstanding))
+        """Hand waiting requests to the engines that serve."""
+        seats = [
+            Seat(index=slot.index, requests=len(slot.outstanding), tokens=token_count([*slot.outstanding.values()]))
             for slot in self._slots
             if slot.serves == self._target and not slot.suspect and slot.index not in self._tasks
-        }
-        while self._waiting:
-            group = self._waiting[0]
-            roomy = [at for at in free.values() if at[3] == 0 or at[3] + len(group) <= limit]
-            if not roomy:
-                break
-            slot, batch, load, held = min(roomy, key=lambda at: (at[2], at[3], at[0].index))
-            self._waiting.popleft()
-            batch.extend(group)
-            free[slot.index] = (slot, batch, load + _tokens(group), held + len(group))
-        for slot, batch, _, _ in free.values():
-            if batch:
-                slot.submit(batch, version)
+        ]
+        most = self._config.rollout.max_num_seqs
+        for index, batch in deal(self._waiting, seats, most + max(8, most // 4)).items():
+            self._slots[index].submit(batch, version)
 
     def _collect(self) -> Iterator[tuple[EngineSlot, str, Completion]]:
         """What arrives within a tick; engines found dead or stalled are given up."""
@@ -297,15 +287,3 @@ class RolloutPool:
             except GainrlError as error:
                 logger.warning("given up: %s", error)
                 slot.stop()
-
-
-def _tokens(requests: Sequence[SampleRequest]) -> int:
-    return sum(len(request.token_ids) + request.sampling.max_new_tokens for request in requests)
-
-
-def _grouped(requests: Sequence[SampleRequest]) -> deque[list[SampleRequest]]:
-    """The requests in lists of equal prompts, in the order of the first of each."""
-    groups: dict[tuple[int, ...], list[SampleRequest]] = {}
-    for request in requests:
-        groups.setdefault(request.token_ids, []).append(request)
-    return deque(groups.values())

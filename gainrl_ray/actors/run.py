@@ -96,7 +96,7 @@ def run_training(
         store=store,
         probe_tokens=train.prompt(0).token_ids,
     )
-    control = Remote(pipeline, "pipeline", 60.0)
+    control = Remote(pipeline, "pipeline", config.rollout.start_deadline_s)
     fit = _Fit(build_trainer(config, run_name, train_loop, task).fit)
     try:
         with _stop_signals(pipeline):

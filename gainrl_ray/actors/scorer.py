@@ -1,7 +1,7 @@
-"""Angle concentration of a whole dataset: a Ray Data pipeline of read, tokenise, score, write, resumable by block.
+"""Angle concentration of a whole dataset: a Ray Data pipeline, resumable by block.
 
-    canonical parquet --> CheckpointFilter --> tokenise (tasks) --> Scorer (actor pool) --> parts/*.parquet
-                            drops rows of finished blocks <-- finished/*.parquet, one file per part
+    canonical parquet --> CheckpointFilter --> blocks --> Scorer (actor pool) --> parts/*.parquet
+                     drops rows of finished blocks <--------------- finished/*.parquet, the ids in each part
 
 The pipeline runs inside a job actor: killing that actor ends it with all it started, so a deadline holds whatever
 Ray Data waits for, and Ray Data's settings and log lines stay out of the driver.
@@ -10,7 +10,7 @@ Ray Data waits for, and Ray Data's settings and log lines stay out of the driver
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -25,15 +25,13 @@ from gainrl_ray.errors import DataError, DeadlineError, GainrlError
 from gainrl_ray.model.loading import load_model, load_tokenizer
 from gainrl_ray.model.prefill import prefill_angles
 from gainrl_ray.storage import Storage
-from gainrl_ray.types import Problem, Prompt, Span
+from gainrl_ray.types import Problem, Prompt
 
 PARTS, FINISHED = "parts", "finished"
 """Folders below the work folder: scored blocks, and Ray Data's record of the ids in them."""
 
-_COLUMNS = ("row", "problem_id", "question")
-_SIDE_CPUS = (
-    0.1  # of a reading, tokenising or writing task: leaves the cores to the scorers, but keeps off a 0-CPU head
-)
+# Reading and writing tasks: little CPU, so that the cores are the scorers', but some, to stay off a head without CPUs.
+_SIDE_CPUS, _SIDE_TASKS = 0.1, 2
 _POLL_S = 0.5
 _ANSWER_S = 60.0
 _REPORT_EVERY_S = 3.0
@@ -60,7 +58,7 @@ def score_problems(plan: ScoringPlan, on_progress: Callable[[int], None] = lambd
         DeadlineError: not finished within `scoring.deadline_s`.
         GainrlError: a worker failed; of the type raised there when that is one of this package.
     """
-    job = _ScoringJob.remote(plan)
+    job: Any = ray.remote(_ScoringJob).options(num_cpus=0, max_concurrency=4).remote(plan)
     started = reported = time.monotonic()
     try:
         running = job.run.remote()
@@ -80,21 +78,27 @@ def score_problems(plan: ScoringPlan, on_progress: Callable[[int], None] = lambd
 
 
 class Scorer:
-    """One of the pipeline's actors: a block of prompts to their scores."""
+    """One of the pipeline's actors: a block of problems to their scores, under the prompts that training uses."""
 
-    def __init__(self, model: ModelConfig, batch_tokens: int, device: str, job: ActorHandle) -> None:
+    def __init__(
+        self, model: ModelConfig, prompt: PromptConfig, batch_tokens: int, device: str, job: ActorHandle
+    ) -> None:
+        self._prompts = PromptBuilder(load_tokenizer(model), prompt)
         self._model = load_model(model).to(device)
         self._batch_tokens, self._job = batch_tokens, job
 
-    def __call__(self, prompts: pa.Table) -> pa.Table:
-        """Columns row, problem_id, c_intra, c_inter, score, prompt_tokens, question_tokens of `tokenise`'s table."""
+    def __call__(self, problems: pa.Table) -> pa.Table:
+        """Columns row, problem_id, c_intra, c_inter, score, prompt_tokens, question_tokens of a block of problems.
+
+        Raises: DataError for a question without a prompt under these settings.
+        """
         # Padding stands where causal attention never looks, so any token id pads.
-        scores = prefill_angles(self._model, _prompts(prompts), pad_id=0, batch_tokens=self._batch_tokens)
+        scores = prefill_angles(self._model, self._build(problems), pad_id=0, batch_tokens=self._batch_tokens)
         ray.get(self._job.add.remote(len(scores)), timeout=_ANSWER_S)
         return pa.table(
             {
-                "row": prompts["row"],
-                "problem_id": prompts["problem_id"],
+                "row": problems["row"],
+                "problem_id": problems["problem_id"],
                 "c_intra": pa.array([score.c_intra for score in scores], pa.float64()),
                 "c_inter": pa.array([score.c_inter for score in scores], pa.float64()),
                 "score": pa.array([score.c_intra + score.c_inter for score in scores], pa.float64()),
@@ -103,35 +107,17 @@ class Scorer:
             }
         )
 
-
-def tokenise(problems: pa.Table, model: ModelConfig, prompt: PromptConfig) -> pa.Table:
-    """Columns row, problem_id, token_ids, prefix_stop, question_stop of a block with row, problem_id, question.
-
-    Raises: DataError for a question without a prompt under these settings.
-    """
-    rows = [
-        Problem(id=problem_id, question=question, answer="", source="")
-        for problem_id, question in zip(
-            problems["problem_id"].to_pylist(), problems["question"].to_pylist(), strict=True
-        )
-    ]
-    prompts = []
-    for problem, built in zip(rows, _builder(model, prompt).build_all(rows), strict=True):
-        if isinstance(built, RefusedPrompt):
-            raise DataError(f"problem {problem.id!r}: {built.detail}")
-        prompts.append(built)
-    return pa.table(
-        {
-            "row": problems["row"],
-            "problem_id": problems["problem_id"],
-            "token_ids": pa.array([built.token_ids for built in prompts], pa.list_(pa.int32())),
-            "prefix_stop": pa.array([built.prefix.stop for built in prompts], pa.int64()),
-            "question_stop": pa.array([built.question.stop for built in prompts], pa.int64()),
-        }
-    )
+    def _build(self, problems: pa.Table) -> list[Prompt]:
+        rows = zip(problems["problem_id"].to_pylist(), problems["question"].to_pylist(), strict=True)
+        wanted = [Problem(id=problem_id, question=question, answer="", source="") for problem_id, question in rows]
+        prompts = []
+        for problem, built in zip(wanted, self._prompts.build_all(wanted), strict=True):
+            if isinstance(built, RefusedPrompt):
+                raise DataError(f"problem {problem.id!r}: {built.detail}")
+            prompts.append(built)
+        return prompts
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
 class _ScoringJob:
     """Runs the pipeline of one plan in one of its threads, and counts what the scorers report in another."""
 
@@ -139,6 +125,7 @@ class _ScoringJob:
         self._plan, self._count = plan, 0
 
     def run(self) -> None:
+        """Return when every problem is in a part."""
         _configure(self._plan)
         _pipeline(self._plan, ray.get_runtime_context().current_actor)
 
@@ -170,21 +157,17 @@ def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
     problems = ray.data.read_parquet(
         f"{plan.problems.path}/{plan.file}",
         filesystem=plan.problems.filesystem,
-        columns=list(_COLUMNS),
+        columns=["row", "problem_id", "question"],
         num_cpus=_SIDE_CPUS,
+        concurrency=_SIDE_TASKS,
     )
     problems.repartition(target_num_rows_per_block=scoring.block_rows).map_batches(
-        tokenise,
-        batch_size=None,
-        batch_format="pyarrow",
-        fn_kwargs={"model": plan.model, "prompt": plan.prompt},
-        num_cpus=_SIDE_CPUS,
-    ).map_batches(
         Scorer,
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_kwargs={
             "model": plan.model,
+            "prompt": plan.prompt,
             "batch_tokens": scoring.batch_tokens,
             "device": "cuda" if scoring.gpus_per_actor else "cpu",
             "job": job,
@@ -192,30 +175,15 @@ def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
         compute=ray.data.ActorPoolStrategy(min_size=scoring.min_actors, max_size=scoring.max_actors),
         num_cpus=scoring.cpus_per_actor,
         num_gpus=scoring.gpus_per_actor,
-    ).write_parquet(parts.path, filesystem=parts.filesystem, ray_remote_args={"num_cpus": _SIDE_CPUS})
+    ).write_parquet(
+        parts.path,
+        filesystem=parts.filesystem,
+        concurrency=_SIDE_TASKS,
+        ray_remote_args={"num_cpus": _SIDE_CPUS},
+    )
 
 
-@lru_cache(maxsize=1)
-def _builder(model: ModelConfig, prompt: PromptConfig) -> PromptBuilder:
-    """Kept by each worker process: a tokenizer loads in seconds and a block is tokenised in milliseconds."""
-    return PromptBuilder(load_tokenizer(model), prompt)
-
-
-def _prompts(table: pa.Table) -> list[Prompt]:
-    columns = (table[name].to_pylist() for name in ("problem_id", "token_ids", "prefix_stop", "question_stop"))
-    return [
-        Prompt(
-            problem_id=problem_id,
-            token_ids=tuple(token_ids),
-            prefix=Span(0, prefix_stop),
-            question=Span(prefix_stop, question_stop),
-            suffix=Span(question_stop, len(token_ids)),
-        )
-        for problem_id, token_ids, prefix_stop, question_stop in zip(*columns, strict=True)
-    ]
-
-
-def _scored(job: ActorHandle) -> int:
+def _scored(job: Any) -> int:
     return ray.get(job.scored.remote(), timeout=_ANSWER_S)
 
 

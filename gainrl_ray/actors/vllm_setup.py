@@ -54,12 +54,22 @@ def build_engine(model: ModelConfig, rollout: RolloutConfig, max_model_len: int,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
         enable_prefix_caching=True,
+        **(_whole_prompts(max_model_len, rollout.max_num_seqs) if on_cpu else {}),
         logprobs_mode="processed_logprobs",
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         disable_log_stats=True,
         use_tqdm_on_load=False,
     )
     return LLMEngine.from_engine_args(arguments, enable_multiprocessing=not in_process)
+
+
+def _whole_prompts(max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
+    """Arguments by which no prompt is prefilled in pieces: for a request with a seed that fails on CPU.
+
+    After a piece vLLM winds the request's random generator back by an offset, which CPU generators do not have
+    (`gpu_model_runner.py`, `_bookkeeping_sync`). A whole prompt fits beside a full batch of decoding sequences.
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len + max_num_seqs)}
 
 
 def log_to(log_file: Path) -> None:

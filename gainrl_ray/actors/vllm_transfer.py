@@ -18,6 +18,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from gainrl_ray.actors.weights import TensorEntry, WeightBucket, unpack
+from gainrl_ray.errors import WeightSyncError
 
 
 @dataclass
@@ -83,13 +84,13 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Put the loaded layers to work.
 
         Raises:
-            RuntimeError: parameters of the model were not among the buckets; vLLM would keep their old values.
+            WeightSyncError: parameters of the model were not among the buckets; vLLM would keep their old values.
         """
         finalize_layerwise_reload(self.model, self.model_config)
         retie_head(self.model, tied=bool(self.model_config.hf_text_config.tie_word_embeddings))
         missing = set(dict(self.model.named_parameters())) - self._loaded if self._loaded is not None else set()
         if missing:
-            raise RuntimeError(
+            raise WeightSyncError(
                 f"{len(missing)} parameters of the engine's model were not sent: {sorted(missing)[:3]}; "
                 "the learner's model has other parameter names"
             )

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from gainrl_ray.actors import zero_state
-from gainrl_ray.actors.deepspeed_config import LearningRate, deepspeed_config, reference_config, start_deepspeed
+from gainrl_ray.actors.deepspeed_config import (
+    LearningRate,
+    deepspeed_config,
+    reference_config,
+    start_deepspeed,
+    start_engine,
+)
 from gainrl_ray.algo.angles import without_diagonal
 from gainrl_ray.algo.losses import policy_loss
 from gainrl_ray.config import Config
@@ -55,7 +61,8 @@ class PolicyEngine:
         self._policy = PolicyModel(load_model(config.model), learner.gradient_checkpointing)
         parameters = sum(weight.numel() for weight in self._policy.parameters())
         settings = deepspeed_config(config, ranks=world_size, parameters=parameters)
-        self._engine, *_ = deepspeed.initialize(
+        self._engine = start_engine(
+            deepspeed,
             model=self._policy,
             config=settings,
             lr_scheduler=lambda optimizer: LearningRate(optimizer, config.optimizer, total_updates),
@@ -127,7 +134,7 @@ class PolicyEngine:
         model = PolicyModel(load_model(self._config.model)).requires_grad_(False).eval()
         if self._config.learner.zero_stage < 3:
             return model.to(self._engine.device)
-        return deepspeed.initialize(model=model, config=reference_config(settings))[0]
+        return start_engine(deepspeed, model=model, config=reference_config(settings))
 
     @torch.no_grad()
     def _no_grad(self, *inputs: Any) -> tuple[Tensor, Tensor]:

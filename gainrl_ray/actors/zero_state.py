@@ -1,7 +1,10 @@
 """What leaves and enters a DeepSpeed engine as files and tensors: full weights, Hugging Face folders, shards."""
 
+import contextlib
+import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +94,8 @@ def load_shards(engine: Any, folder: Path, facts: dict[str, Any]) -> None:
             "continue with the checkpoint's values, or start a new run from the exported model"
         )
     engine.checkpoint_engine.load = _load_checked
-    path, _ = engine.load_checkpoint(str(folder), tag=_TAG)
+    with contextlib.redirect_stdout(io.StringIO()):
+        path, _ = engine.load_checkpoint(str(folder), tag=_TAG)
     if path is None:
         raise DataError(f"the learner checkpoint in {folder} is incomplete: DeepSpeed found no files for {_TAG!r}")
 
@@ -103,8 +107,11 @@ def _load_checked(path: str, map_location: Any = None) -> Any:
     from deepspeed.utils.tensor_fragment import fragment_address
 
     known = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
-    with torch.serialization.safe_globals(known):
-        return torch.load(path, map_location=map_location, weights_only=True)
+    try:
+        with torch.serialization.safe_globals(known):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise DataError(f"the learner checkpoint's file {path} cannot be read ({error}): use an older one") from error
 
 
 def _buckets(model: Any) -> Iterator[list[tuple[str, Tensor]]]:

@@ -136,7 +136,9 @@ def generate(
     if count < 0:
         raise DataError(f"{count} arithmetic problems asked for: use 0 or more")
     if not 1 <= min_level <= max_level <= MAX_LEVEL:
-        raise DataError(f"levels {min_level}..{max_level} of arithmetic: use 1 <= min_level <= max_level <= {MAX_LEVEL}")
+        raise DataError(
+            f"levels {min_level}..{max_level} of arithmetic: use 1 <= min_level <= max_level <= {MAX_LEVEL}"
+        )
     levels = max_level - min_level + 1
     seen: set[str] = set()
     return [_draw_new(split, seed, min_level + place % levels, place // levels, seen) for place in range(count)]

@@ -9,7 +9,6 @@ import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Literal, cast
 
@@ -51,7 +50,6 @@ class FileSource:
         self._storage = Storage(config.path)
         self._files = self._find()
 
-    @cached_property
     def digest(self) -> str:
         """Hex sha256 of the files' names and bytes as stored."""
         digest = hashlib.sha256()

@@ -201,7 +201,7 @@ class ProblemTable:
 
 def _key(source: Source, config: SourceConfig, prompts: PromptBuilder) -> str:
     """Hex sha256 of all that the canonical problems depend on."""
-    inputs = [_FORMAT, source.digest, config.model_dump(mode="json", exclude={"path"}), prompts.digest]
+    inputs = [_FORMAT, source.digest(), config.model_dump(mode="json", exclude={"path"}), prompts.digest]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

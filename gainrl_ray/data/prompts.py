@@ -174,7 +174,14 @@ class PromptBuilder:
 
     def _encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
         """Token ids and character ranges of each text."""
-        encoded = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,  # the template has written them
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
         return encoded["input_ids"], encoded["offset_mapping"]
 
     def _prompt(
@@ -204,11 +211,10 @@ class PromptBuilder:
 
     def _special_token(self, question: str, ids: list[int]) -> str | None:
         """A special token that the question's text stands for, which could end the message; None without one."""
-        for token_id in ids:
-            content = self._special.get(token_id)
+        for token_id in sorted(self._special.keys() & set(ids)):
             # The unknown token stands for any unknown character too.
-            if content is not None and (token_id != self._tokenizer.unk_token_id or content in question):
-                return content
+            if token_id != self._tokenizer.unk_token_id or self._special[token_id] in question:
+                return self._special[token_id]
         return None
 
 

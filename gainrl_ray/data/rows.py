@@ -31,7 +31,6 @@ class RawRow:
 class Source(Protocol):
     """A dataset that can be read again and again."""
 
-    @property
     def digest(self) -> str:
         """Hex sha256 of the content; files that hold the same rows in other bytes may differ."""
         ...

@@ -40,7 +40,6 @@ class ArithmeticSource:
     def __init__(self, config: SourceConfig) -> None:
         self._config = config
 
-    @cached_property
     def digest(self) -> str:
         """Hex sha256 of the generated problems."""
         return _digest([p.id, p.question, p.answer, p.source] for p in self._problems)
@@ -70,7 +69,6 @@ class HubSource:
     def __init__(self, config: SourceConfig) -> None:
         self._config = config
 
-    @cached_property
     def digest(self) -> str:
         """Hex sha256 of the columns that are read."""
         return _digest(row.values for row in self.rows())

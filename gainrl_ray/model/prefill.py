@@ -43,7 +43,7 @@ def signal_module(model: nn.Module) -> nn.Module:
     Source: the released GAIN-RL code hooks the same tensor, at a layer number that fits one model size only.
     """
     get_decoder: Any = getattr(model, "get_decoder", None)
-    decoder: nn.Module = get_decoder() if callable(get_decoder) else model
+    decoder: Any = get_decoder() if callable(get_decoder) else model
     lists = [
         module
         for name, module in decoder.named_modules()

@@ -1,17 +1,18 @@
 """What the start model can do: how often it is right, at each number of steps."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gainrl_ray.config import PromptConfig
-from gainrl_ray.data.arithmetic import ArithmeticProblem
+from gainrl_ray.data.arithmetic import ArithmeticProblem, generate
 from gainrl_ray.data.prompts import PromptBuilder
 
 _BOXED = re.compile(r"\\boxed\{(\d+)\}\.$")
+_FIRST_NUMBER = re.compile(r"\d+")
 _EQUATION = re.compile(r"\d+[-+*/]\d+=\d+")
 
 
@@ -40,7 +41,7 @@ def complete(
     """One completion per problem; temperature 0 is greedy. `begin` gives the solution's first number, which makes
     the model go on step by step."""
     prompts = PromptBuilder(tokenizer, PromptConfig())
-    starts = [problem.solution[: re.search(r"\D", problem.solution).start()] if begin else "" for problem in problems]
+    starts = [_FIRST_NUMBER.findall(problem.solution)[0] if begin else "" for problem in problems]
     rows = [
         [*prompts.build(problem.problem).token_ids, *tokenizer(start)["input_ids"]]
         for problem, start in zip(problems, starts, strict=True)
@@ -60,3 +61,19 @@ def skill(problems: Sequence[ArithmeticProblem], completions: Sequence[str]) -> 
         boxed=sum(a is not None for a in answers) / len(problems),
         step_by_step=sum(_EQUATION.match(text) is not None for text in completions) / len(problems),
     )
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems_per_level: int, seed: int
+) -> Iterator[str]:
+    """Lines that say how the model does on held-out problems of each level 1..6, in three ways to complete."""
+    ways = {"sampled": (1.0, False), "greedy": (0.0, False), "made to go step by step": (1.0, True)}
+    torch.manual_seed(seed)
+    for way, (temperature, begin) in ways.items():
+        accuracies = []
+        for level in range(1, 7):
+            problems = generate("heldout", problems_per_level, min_level=level, max_level=level)
+            found = skill(problems, complete(model, tokenizer, problems, temperature=temperature, begin=begin))
+            accuracies.append(found.accuracy)
+            yield f"{way}, level {level}: {found}"
+        yield f"{way}, all levels: accuracy {sum(accuracies) / len(accuracies):.3f}"

@@ -124,13 +124,13 @@ def test_kl_is_added_with_its_coefficient_and_not_importance_weighted() -> None:
 
 
 def test_importance_weights_are_truncated_above_only() -> None:
-    # old = 0.5. generator 0.4 -> 1.25; 0.1 -> 5, cut to 3; 0.8 -> 0.625. -(1.25 + 3 + 0.625)
-    config = LossConfig(importance_cap=3.0)
+    # old = 0.5. generator 0.4 -> 1.25; 0.1 -> 5, cut to 1.5; 0.8 -> 0.625, below 1 / 1.5.
+    config = LossConfig(importance_cap=1.5)
     generator = torch.tensor([[0.4, 0.1, 0.8]]).log()
     terms, gradient = _loss(config, [[1.0, 1.0, 1.0]], [1.0], [[1.0, 1.0, 1.0]], generator_logprobs=generator)
-    assert terms.loss.item() == pytest.approx(-4.875, abs=1e-5)
-    assert torch.allclose(gradient, torch.tensor([[-1.25, -3.0, -0.625]]), atol=1e-5)
-    assert terms.sums["importance"].item() == pytest.approx(4.875, abs=1e-5)
+    assert terms.loss.item() == pytest.approx(-3.375, abs=1e-5)
+    assert torch.allclose(gradient, torch.tensor([[-1.25, -1.5, -0.625]]), atol=1e-5)
+    assert terms.sums["importance"].item() == pytest.approx(3.375, abs=1e-5)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])

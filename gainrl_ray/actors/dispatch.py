@@ -1,0 +1,50 @@
+"""Which engine gets which requests: groups of equal prompts to whoever has the fewest tokens to do."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gainrl_ray.types import SampleRequest
+
+
+@dataclass(slots=True)
+class Seat:
+    """What an engine holds already."""
+
+    index: int
+    requests: int
+    tokens: int  # prompts and completions at their longest
+
+
+def token_count(requests: Sequence[SampleRequest]) -> int:
+    """Tokens of prompts and completions together, every completion at its longest."""
+    return sum(len(request.token_ids) + request.sampling.max_new_tokens for request in requests)
+
+
+def grouped(requests: Sequence[SampleRequest]) -> deque[list[SampleRequest]]:
+    """The requests in lists of equal prompts, in the order of the first of each."""
+    groups: dict[tuple[int, ...], list[SampleRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.token_ids, []).append(request)
+    return deque(groups.values())
+
+
+def deal(waiting: deque[list[SampleRequest]], seats: Sequence[Seat], limit: int) -> dict[int, list[SampleRequest]]:
+    """Engine index -> its new requests; dealt groups leave `waiting`, and `seats` are brought up to date.
+
+    The first group goes to the engine with the fewest tokens among those that stay within `limit` requests; an
+    engine that holds nothing takes a group of any size. What finds no room waits, so that an engine that comes
+    later finds work.
+    """
+    dealt: dict[int, list[SampleRequest]] = {}
+    while waiting:
+        size = len(waiting[0])
+        roomy = [seat for seat in seats if seat.requests == 0 or seat.requests + size <= limit]
+        if not roomy:
+            break
+        group = waiting.popleft()
+        seat = min(roomy, key=lambda seat: (seat.tokens, seat.requests, seat.index))
+        seat.requests += size
+        seat.tokens += token_count(group)
+        dealt.setdefault(seat.index, []).extend(group)
+    return dealt

@@ -1,0 +1,353 @@
+"""A real vLLM engine holds exactly the learner's weights after a sync, serves only those, and repeats itself."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gainrl_ray.actors.vllm_setup import environment
+from gainrl_ray.actors.weights import Probe, WeightBucket, pack
+from gainrl_ray.config import ModelConfig, RolloutConfig
+from gainrl_ray.errors import EngineError, WeightSyncError
+from gainrl_ray.types import Completion, SampleRequest, Sampling
+
+TOLERANCE = 1e-4  # nats, float32
+ROLLOUT = RolloutConfig(max_num_seqs=32, kv_cache_gib=0.25)
+MAX_MODEL_LEN = 512
+LIMIT_S = 300.0
+GROUPS = (
+    "embed_tokens",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "model.norm",
+)
+
+
+class Host:
+    """A RolloutEngine in a process of its own, as a Ray actor."""
+
+    def __init__(self, model: ModelConfig, folder: str, in_process: bool) -> None:
+        from gainrl_ray.actors.engine import RolloutEngine
+
+        self.engine = RolloutEngine(
+            model=model,
+            rollout=ROLLOUT,
+            tolerance=TOLERANCE,
+            max_model_len=MAX_MODEL_LEN,
+            log_file=Path(folder) / "engine.log",
+            in_process=in_process,
+        )
+
+    def sync(self, version: int, buckets: list[WeightBucket], probe: Probe | None = None) -> Any:
+        return self.engine.sync(version, buckets, probe)
+
+    def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        return self.engine.score(token_ids)
+
+    def generate(self, requests: list[SampleRequest], version: int) -> dict[str, Completion]:
+        return dict(self.engine.generate(requests, version))
+
+    def state(self) -> tuple[str, int | None, int]:
+        return str(self.engine.state), self.engine.version, self.engine.unfinished
+
+    def submit_step_abort(self, requests: list[SampleRequest], version: int) -> int:
+        self.engine.submit(requests, version)
+        self.engine.step()
+        left = self.engine.unfinished
+        self.engine.abort()
+        return left
+
+    def sync_while_busy(self, requests: list[SampleRequest], version: int, buckets: list[WeightBucket]) -> None:
+        self.engine.submit(requests, version)
+        self.engine.step()
+        try:
+            self.engine.sync(version, buckets)
+        finally:
+            self.engine.abort()
+
+    def sync_with(self, change: str, version: int, buckets: list[WeightBucket], probe: Probe | None) -> Any:
+        """Sync with one part of the work left out."""
+        from gainrl_ray.actors import vllm_transfer
+
+        inner = self.engine._engine
+        kept = (vllm_transfer.retie_head, inner.reset_prefix_cache)
+        try:
+            if change == "head not retied":
+                vllm_transfer.retie_head = lambda model, *, tied: None
+            elif change == "cache not reset":
+                inner.reset_prefix_cache = lambda: True
+            elif change == "reset refused":
+                inner.reset_prefix_cache = lambda: False
+            return self.engine.sync(version, buckets, probe)
+        finally:
+            vllm_transfer.retie_head, inner.reset_prefix_cache = kept
+
+
+class Client:
+    """Calls on a Host with a deadline, beside a transformers model that plays the learner."""
+
+    def __init__(self, model: Any, folder: Path, config: ModelConfig, *, in_process: bool = True) -> None:
+        import ray
+
+        self.model, self.folder, self.version = model, folder, 0
+        self.start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        options = {"num_cpus": 0, "runtime_env": {"env_vars": environment(ROLLOUT, in_process=in_process)}}
+        self.actor = ray.remote(Host).options(**options).remote(config, str(folder), in_process)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self.actor, method).remote(*arguments), timeout=LIMIT_S)
+
+    def buckets(self) -> list[WeightBucket]:
+        return list(pack(self.model.named_parameters(), 1 << 18))
+
+    def publish(self, probe: Probe | None = None) -> Any:
+        self.version += 1
+        return self.call("sync", self.version, self.buckets(), probe)
+
+    def restore(self) -> None:
+        self.model.load_state_dict(self.start)
+
+    def change(self, group: str) -> int:
+        """Number of parameters changed."""
+        generator = torch.Generator().manual_seed(sum(map(ord, group)))
+        changed = 0
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if group in name:
+                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+                    changed += 1
+        return changed
+
+    def logprobs(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """A plain transformers forward: log-probability of every token given those before."""
+        with torch.no_grad():
+            table = self.model(torch.tensor([token_ids])).logits[0].double().log_softmax(-1)
+        return (0.0, *(table[t - 1, token_ids[t]].item() for t in range(1, len(token_ids))))
+
+    def probe(self, token_ids: Sequence[int]) -> Probe:
+        return Probe(token_ids=tuple(token_ids), logprobs=self.logprobs(token_ids))
+
+
+def untied_copy(config: ModelConfig, folder: Path) -> tuple[Any, ModelConfig]:
+    """The model with an output head of its own, as another folder."""
+    from gainrl_ray.model.loading import load_model, load_tokenizer
+
+    model = load_model(config)
+    model.config.tie_word_embeddings = False
+    head = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
+    with torch.no_grad():
+        head.add_(0.01 * torch.randn(head.shape, generator=torch.Generator().manual_seed(1)))
+    model.lm_head.weight = head
+    model.save_pretrained(folder)
+    load_tokenizer(config).save_pretrained(folder)
+    untied = config.model_copy(update={"path": str(folder)})
+    return load_model(untied), untied
+
+
+@pytest.fixture(scope="module")
+def clients(
+    ray_session: None, tiny_model_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Client]]:
+    """The tied and the untied model, each with its engine; the engines start side by side."""
+    import ray
+
+    from gainrl_ray.model.loading import load_model
+
+    folder = tmp_path_factory.mktemp("engines")
+    untied, untied_config = untied_copy(tiny_model_config, folder / "untied")
+    both = {
+        "tied": Client(load_model(tiny_model_config), folder / "a", tiny_model_config),
+        "untied": Client(untied, folder / "b", untied_config),
+    }
+    yield both
+    for client in both.values():
+        ray.kill(client.actor)
+
+
+@pytest.fixture
+def tied(clients: dict[str, Client]) -> Client:
+    clients["tied"].restore()
+    return clients["tied"]
+
+
+def token_ids(count: int, seed: int = 0) -> tuple[int, ...]:
+    return tuple(torch.randint(10, 400, (count,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+def requests(count: int, *, new_tokens: int = 24, temperature: float = 1.0) -> list[SampleRequest]:
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_new_tokens=new_tokens)
+    return [
+        SampleRequest(request_id=f"r{i}", token_ids=token_ids(20 + i // 4, i // 4), seed=1000 + i, sampling=sampling)
+        for i in range(count)
+    ]
+
+
+def largest(a: Sequence[float], b: Sequence[float]) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_fixtures_are_what_they_say(clients: dict[str, Client]) -> None:
+    tied, untied = clients["tied"].model, clients["untied"].model
+    assert tied.config.tie_word_embeddings
+    assert not untied.config.tie_word_embeddings
+    assert "lm_head.weight" in dict(untied.named_parameters())
+    assert "lm_head.weight" not in dict(tied.named_parameters())
+
+
+CASES = [("tied", group) for group in GROUPS] + [("untied", group) for group in (*GROUPS, "lm_head")]
+
+
+@pytest.mark.parametrize(("kind", "group"), CASES)
+def test_each_parameter_group_arrives(clients: dict[str, Client], kind: str, group: str) -> None:
+    client, tokens = clients[kind], token_ids(40)
+    client.restore()
+    client.publish(client.probe(tokens))
+    before = client.logprobs(tokens)
+    assert client.change(group) > 0
+    after = client.logprobs(tokens)
+    assert largest(before, after) > 100 * TOLERANCE, "the change does not show in the log-probabilities"
+    figures = client.publish(client.probe(tokens))
+    assert largest(client.call("score", tokens), after) <= TOLERANCE
+    assert figures.worst_difference <= TOLERANCE
+
+
+def test_a_head_that_kept_the_old_embedding_is_caught(tied: Client) -> None:
+    tokens = token_ids(40)
+    tied.publish(tied.probe(tokens))
+    tied.change("embed_tokens")
+    with pytest.raises(WeightSyncError, match=r"probe token \d+ .* differ by .* sync.verify_tolerance"):
+        tied.call("sync_with", "head not retied", 500, tied.buckets(), tied.probe(tokens))
+    assert tied.call("state") == ("stale", None, 0)
+    with pytest.raises(EngineError, match="version 500 were asked of an engine that is stale"):
+        tied.call("generate", requests(1), 500)
+    tied.publish(tied.probe(tokens))
+
+
+def greedy(tied: Client, prompt: tuple[int, ...]) -> Completion:
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=4)
+    request = SampleRequest(request_id="g", token_ids=prompt, seed=0, sampling=sampling)
+    return tied.call("generate", [request], tied.version)["g"]
+
+
+def test_a_sync_empties_the_prefix_cache(tied: Client) -> None:
+    prompt = token_ids(300)
+    tied.publish()
+    first = greedy(tied, prompt)
+    tied.change("k_proj")
+    tied.publish()
+    second = greedy(tied, prompt)
+    at = len(prompt)
+    assert largest(second.logprobs, tied.logprobs((*prompt, *second.token_ids))[at:]) <= TOLERANCE
+    assert largest(first.logprobs, tied.logprobs((*prompt, *first.token_ids))[at:]) > 10 * TOLERANCE
+
+    tied.change("v_proj")
+    tied.version += 1
+    tied.call("sync_with", "cache not reset", tied.version, tied.buckets(), None)
+    stale = greedy(tied, prompt)
+    assert largest(stale.logprobs, tied.logprobs((*prompt, *stale.token_ids))[at:]) > 10 * TOLERANCE, (
+        "the prefix cache was not in use, so this test shows nothing"
+    )
+
+
+def test_a_cache_that_cannot_be_emptied_is_an_error(tied: Client) -> None:
+    with pytest.raises(EngineError, match="did not empty its prefix cache"):
+        tied.call("sync_with", "reset refused", 600, tied.buckets(), None)
+    assert tied.call("state")[0] == "stale"
+
+
+def test_only_the_confirmed_version_is_served(tied: Client) -> None:
+    tied.publish()
+    with pytest.raises(EngineError, match=f"version {tied.version + 1} were asked of an engine that is serving"):
+        tied.call("generate", requests(1), tied.version + 1)
+    with pytest.raises(EngineError, match="8 requests under way: drain them first"):
+        tied.call("sync_while_busy", requests(8), tied.version, tied.buckets())
+    assert tied.call("submit_step_abort", requests(8), tied.version) == 8
+    assert tied.call("state") == ("serving", tied.version, 0)
+
+
+def test_damaged_or_missing_weights_are_refused(tied: Client) -> None:
+    tokens = token_ids(30)
+    buckets = tied.buckets()
+    assert len(buckets) > 2
+    damaged = [*buckets[:1], replace(buckets[1], checksum=buckets[1].checksum ^ 1), *buckets[2:]]
+    with pytest.raises(WeightSyncError, match=r"bucket 1 .*checksum"):
+        tied.call("sync", 700, damaged, None)
+    assert tied.call("state")[0] == "stale"
+    without = [(name, tensor) for name, tensor in tied.model.named_parameters() if "layers.1.mlp.down_proj" not in name]
+    with pytest.raises(WeightSyncError, match=r"1 parameters .* were not sent: .*layers.1.mlp.down_proj"):
+        tied.call("sync", 701, list(pack(without, 1 << 18)), None)
+    tied.change("down_proj")
+    tied.publish(tied.probe(tokens))
+    assert largest(tied.call("score", tokens), tied.logprobs(tokens)) <= TOLERANCE
+
+
+def test_the_same_seed_gives_the_same_completion_in_any_batch(tied: Client) -> None:
+    tied.publish()
+    asked = requests(16)
+    together = tied.call("generate", asked, tied.version)
+    backwards = tied.call("generate", asked[::-1], tied.version)
+    alone = {key: value for r in asked[:4] for key, value in tied.call("generate", [r], tied.version).items()}
+    assert together == backwards
+    assert alone == {request.request_id: together[request.request_id] for request in asked[:4]}
+    assert len({completion.token_ids for completion in together.values()}) > 8, "seeds make no difference"
+
+
+def test_completions_carry_the_sampling_distribution(tied: Client) -> None:
+    tied.publish()
+    for completion, request in ((tied.call("generate", [r], tied.version)[r.request_id], r) for r in requests(3)):
+        at = len(request.token_ids)
+        expected = tied.logprobs((*request.token_ids, *completion.token_ids))[at:]
+        assert largest(completion.logprobs, expected) <= TOLERANCE
+        ends = completion.token_ids[-1] == tied.model.generation_config.eos_token_id
+        assert completion.finish_reason == ("stop" if ends else "length")
+        assert len(completion.token_ids) == 24 or ends
+
+    # at temperature T the distribution is softmax(logits / T), and that is what the log-probabilities are of
+    request = requests(1, temperature=0.5, new_tokens=1)[0]
+    completion = tied.call("generate", [request], tied.version)["r0"]
+    with torch.no_grad():
+        logits = tied.model(torch.tensor([request.token_ids])).logits[0, -1].double()
+    sharper = (logits / 0.5).log_softmax(-1)[completion.token_ids[0]].item()
+    assert math.isclose(completion.logprobs[0], sharper, abs_tol=TOLERANCE)
+
+
+def test_an_engine_in_another_process_keeps_the_same_contract(
+    clients: dict[str, Client], tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    import ray
+
+    tied, tokens = clients["tied"], token_ids(40)
+    tied.restore()
+    other = Client(tied.model, tmp_path, tiny_model_config, in_process=False)
+    try:
+        tied.publish()
+        other.publish(other.probe(tokens))
+        first = other.call("generate", requests(4), other.version)
+        assert first == tied.call("generate", requests(4), tied.version)
+        other.change("embed_tokens")
+        other.publish(other.probe(tokens))
+        assert largest(other.call("score", tokens), other.logprobs(tokens)) <= TOLERANCE
+        assert other.call("generate", requests(4), other.version) != first
+        damaged = [replace(bucket, checksum=0) for bucket in other.buckets()]
+        with pytest.raises(WeightSyncError, match="checksum"):
+            other.call("sync", 9, damaged, None)
+    finally:
+        ray.kill(other.actor)
+
+
+def test_what_vllm_says_goes_to_the_log_file(tied: Client) -> None:
+    tied.publish()
+    assert "INFO vllm" in (tied.folder / "engine.log").read_text()

@@ -1,0 +1,296 @@
+"""PolicyEngine on one and on two ranks, every ZeRO stage, against a plain torch computation."""
+
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zero_checks
+
+from gainrl_ray.actors.deepspeed_config import deepspeed_config, learning_rate_factor
+from gainrl_ray.actors.zero import PolicyEngine
+from gainrl_ray.config import Config, OptimizerConfig
+from gainrl_ray.errors import ConfigError, DataError
+from gainrl_ray.model.loading import TINY_FOLDER
+from gainrl_ray.types import MicroBatch
+
+STAGES = range(4)
+DEADLINE_S = 400
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a random two-layer Qwen2 with tied embeddings and the built-in tokenizer."""
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    folder = str(tmp_path_factory.mktemp("small"))
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=600,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY_FOLDER).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """What every rank saw, by number of ranks; their files are in the folder named by "folder"."""
+    return {ranks: _run(ranks, small_model, tmp_path_factory.mktemp(f"ranks{ranks}")) for ranks in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def expected(small_model: str) -> dict[str, Any]:
+    """The first update by plain torch: all logits at once, autograd, clipping and AdamW written out."""
+    return _plain_update(zero_checks.make_config(small_model, 0), small_model)
+
+
+def _run(ranks: int, model: str, folder: Path) -> list[dict[str, Any]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    program = str(Path(__file__).with_name("zero_checks.py"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, program, str(rank), str(ranks), port, model, str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    end = time.monotonic() + DEADLINE_S
+    try:
+        logs = [process.communicate(timeout=max(1.0, end - time.monotonic()))[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(log[-4000:] for log in logs)
+    found = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
+    return [{**values, "folder": folder, "log": log} for values, log in zip(found, logs, strict=True)]
+
+
+def _plain_update(config: Config, path: str) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    (batch,) = zero_checks.make_batches(config, seed=1, ranks=1, tokens=zero_checks.ALL_IN_ONE)
+    (micro_batch,) = batch.updates[0]
+    loss, logprobs = _plain_loss(model, micro_batch, config.rollout.temperature)
+    loss.backward()
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients.values()))
+    optimizer = config.optimizer
+    scale = min(1.0, optimizer.max_grad_norm / norm)
+    weights = {}
+    for name, weight in model.named_parameters():
+        clipped = gradients[name] * scale
+        # Adam's first update with bias correction: both moments are the gradient itself. Half the rate: warm-up of 2.
+        weights[name] = weight.detach() - 0.5 * optimizer.lr * clipped / (clipped.abs() + optimizer.eps)
+    return {"loss": float(loss), "gradients": gradients, "norm": norm, "weights": weights, "logprobs": logprobs}
+
+
+def _plain_loss(model: Any, batch: MicroBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """GRPO's loss at the old policy, sequence by sequence and token by token."""
+    terms = []
+    found = []
+    for row, length in enumerate(batch.lengths.tolist()):
+        token_ids = torch.from_numpy(batch.token_ids[row, :length]).unsqueeze(0)
+        table = (model(token_ids).logits[0].double() / temperature).log_softmax(dim=-1)
+        for place in np.flatnonzero(batch.response_mask[row]).tolist():
+            logprob = table[place - 1, token_ids[0, place]]
+            generator = float(batch.generator_logprobs[row, place])
+            importance = min(math.exp(float(logprob) - generator), 2.0)
+            ratio = (logprob - logprob.detach()).exp()
+            objective = -importance * ratio * float(batch.advantages[row])
+            terms.append(float(batch.token_weights[row, place]) * objective)
+            found.append(logprob.detach())
+    return torch.stack(terms).sum(), torch.stack(found)
+
+
+def _assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name].float(), value.float(), rtol=0, atol=tolerance, msg=name)
+
+
+def _assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert [name for name, value in wanted.items() if not torch.equal(found[name], value)] == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("case", [*(f"stage{stage}" for stage in STAGES), "offload2", "offload3", "checkpointing"])
+def test_gradient_and_update_are_those_of_plain_torch(seen: Any, expected: Any, ranks: int, case: str) -> None:
+    found, report = seen[ranks][0][case], seen[ranks][0][case]["report"]
+    _assert_close(found["gradients"], expected["gradients"], 1e-5)
+    assert report["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert report["grad_norm"] == pytest.approx(expected["norm"], rel=1e-5)
+    _assert_close(found["weights"], expected["weights"], 1e-5)
+    assert report["learning_rate"] == pytest.approx(0.005)
+    assert report["skipped_updates"] == 0
+    assert report["trained_tokens"] == len(expected["logprobs"])
+
+
+def test_micro_batches_do_not_change_the_gradient(seen: Any, expected: Any) -> None:
+    _assert_close(seen[1][0]["small"]["gradients"], expected["gradients"], 1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_before_any_forward_pass_are_those_of_the_folder(seen: Any, small_model: str, stage: int) -> None:
+    from safetensors.torch import load_file
+
+    for ranks in (1, 2):
+        _assert_same(seen[ranks][0][f"stage{stage}"]["start"], load_file(f"{small_model}/model.safetensors"))
+    assert seen[2][1][f"stage{stage}"]["start"] == {}, "weights are gathered for rank 0 alone"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_probe_gives_logprobs_at_temperature_one(seen: Any, small_model: str, stage: int) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32)
+    token_ids = torch.tensor([zero_checks.PROBE])
+    with torch.no_grad():
+        table = model(token_ids).logits[0].log_softmax(dim=-1)
+    wanted = [0.0] + [float(table[place - 1, token]) for place, token in enumerate(zero_checks.PROBE) if place]
+    for rank in seen[2]:
+        assert rank[f"stage{stage}"]["probe"] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    "case", [f"{kind}{stage}" for stage in STAGES for kind in ("stage", "bf16_")] + ["offload2", "offload3"]
+)
+def test_a_resumed_run_goes_on_exactly(seen: Any, ranks: int, case: str) -> None:
+    found = seen[ranks][0][case]
+    _assert_same(found["loaded"], found["weights"])
+    _assert_same(found["resumed"], found["straight"])
+    without_time = [{**found[name], "seconds": {}} for name in ("second", "second_resumed")]
+    assert without_time[0] == without_time[1]
+    assert found["second"]["learning_rate"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    "case",
+    [f"{kind}{stage}" for stage in STAGES for kind in ("skip", "bf16_skip")] + ["offload_skip2", "offload_skip3"],
+)
+def test_a_bad_loss_on_one_rank_skips_the_update_on_all(seen: Any, ranks: int, case: str) -> None:
+    for rank in seen[ranks]:
+        report = rank[case]["report"]
+        assert (report["skipped_updates"], report["trained_tokens"]) == (1, 0)
+    found, clean = (
+        seen[ranks][0][case],
+        seen[ranks][0][case.replace("_skip", "_" if "bf16" in case else "").replace("skip", "stage")],
+    )
+    _assert_same(found["after"], clean["start"])
+    assert found["second"]["skipped_updates"] == 0
+    assert found["second"]["learning_rate"] == pytest.approx(0.005), "a skipped update does not move the schedule"
+    _assert_same(found["weights"], clean["weights"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_several_updates_and_a_reference_policy(seen: Any, stage: int) -> None:
+    wanted = seen[1][0]["several0"]
+    for ranks in (1, 2):
+        found = seen[ranks][0][f"several{stage}"]
+        _assert_same(found["before"], seen[ranks][0][f"stage{stage}"]["start"])
+        assert found["idle"]["trained_tokens"] == 0
+        _assert_close(found["weights"], wanted["weights"], 1e-4)
+        for name in ("loss", "kl", "clip_fraction", "entropy", "importance_mean", "mismatch_kl", "grad_norm"):
+            assert found["report"][name] == pytest.approx(wanted["report"][name], abs=1e-4), name
+        assert found["report"]["kl"] > 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_angles_are_those_of_the_prompts_before_the_step(seen: Any, small_model: str, stage: int) -> None:
+    from gainrl_ray.config import ModelConfig
+    from gainrl_ray.model.loading import load_model
+    from gainrl_ray.model.prefill import prefill_angles
+
+    model = load_model(ModelConfig(path=small_model, dtype="float32"))
+    prompts = [group.group.prompt for group in zero_checks.make_groups(3)]
+    scores = prefill_angles(model, prompts, pad_id=0, batch_tokens=4096)
+    wanted = {slot: score.c_intra + score.c_inter for slot, score in enumerate(scores)}
+    for ranks in (1, 2):
+        per_rank = [rank[f"several{stage}"]["report"]["angles"] for rank in seen[ranks]]
+        assert sum(map(len, per_rank)) == 4, "each slot is measured by exactly one rank"
+        merged = {slot: value for angles in per_rank for slot, value in angles.items()}
+        assert merged == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("case", ["stage0", "stage3", "bf16_3"])
+def test_the_export_is_the_policy(seen: Any, case: str) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = seen[2][0]["folder"] / f"{case}_model"
+    _assert_same(load_file(folder / "model.safetensors"), seen[2][0][case]["resumed"])
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.dtype == (torch.bfloat16 if case.startswith("bf16") else torch.float32)
+    assert torch.equal(model.lm_head.weight, seen[2][0][case]["resumed"]["model.embed_tokens.weight"])
+    assert AutoTokenizer.from_pretrained(folder).encode("2+2") == AutoTokenizer.from_pretrained(TINY_FOLDER).encode(
+        "2+2"
+    )
+
+
+def test_nothing_is_printed(seen: Any) -> None:
+    for rank in [*seen[1], *seen[2]]:
+        lines = [line for line in rank["log"].splitlines() if "OVERFLOW" not in line]
+        assert lines == []
+
+
+def test_a_checkpoint_of_another_set_up_is_refused(seen: Any, small_model: str, tmp_path: Path) -> None:
+    engine = PolicyEngine(zero_checks.make_config(small_model, 2), rank=0, world_size=1, total_updates=8)
+    with pytest.raises(ConfigError, match="learner.workers: checkpoint 2, run 1"):
+        engine.load(seen[2][0]["folder"] / "stage2")
+    with pytest.raises(ConfigError, match="learner.zero_stage: checkpoint 1, run 2"):
+        engine.load(seen[1][0]["folder"] / "stage1")
+    with pytest.raises(DataError, match="no learner checkpoint"):
+        engine.load(tmp_path)
+    partial = tmp_path / "partial"
+    shutil.copytree(seen[1][0]["folder"] / "stage2", partial)
+    for file in (partial / "engine").glob("*optim_states.pt"):
+        file.write_bytes(b"not a checkpoint")
+    with pytest.raises(DataError, match="cannot be read"):
+        engine.load(partial)
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    cosine = OptimizerConfig(schedule="cosine", warmup_updates=2, min_lr_ratio=0.1)
+    found = [learning_rate_factor(update, cosine, total_updates=5) for update in range(7)]
+    assert found == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1, 0.1, 0.1])
+    linear = OptimizerConfig(schedule="linear")
+    assert [learning_rate_factor(update, linear, 5) for update in (0, 1, 4)] == pytest.approx([1.0, 0.75, 0.0])
+    assert learning_rate_factor(1000, OptimizerConfig(warmup_updates=3), 5) == 1.0
+
+
+def test_deepspeed_settings_are_merged_and_guarded() -> None:
+    config = Config.model_validate({"learner": {"deepspeed": {"zero_optimization": {"overlap_comm": True}}}})
+    merged = deepspeed_config(config, ranks=2, parameters=10)
+    assert merged["zero_optimization"]["overlap_comm"] is True
+    assert merged["zero_optimization"]["stage"] == 2
+    refused = Config.model_validate({"learner": {"deepspeed": {"train_batch_size": 8}}})
+    with pytest.raises(ConfigError, match="train_batch_size=8 cannot be set: use learner.microbatch_tokens"):
+        deepspeed_config(refused, ranks=1, parameters=10)
