@@ -85,7 +85,8 @@ adopt_pip_settings() {
 
 install_packages() {
   local uv=$1 extra=$2 index=https://download.pytorch.org/whl/cpu/
-  local install=("$uv" pip install --python "$venv/bin/python" --editable ".[$extra]" --group dev)
+  # Compiled once here; otherwise every actor that starts compiles torch, vLLM and Ray by itself where it may not write.
+  local install=("$uv" pip install --compile-bytecode --python "$venv/bin/python" --editable ".[$extra]" --group dev)
   "${install[@]}" >"$state/install.log" 2>&1 && return
   if [[ $extra == cpu ]] && "$venv/bin/python" -c \
     "import urllib.request as r; r.urlopen(r.Request('${index}torch/', method='HEAD'), timeout=5)" 2>/dev/null; then
@@ -254,6 +255,7 @@ print(json.dumps({"env_vars": {"GAINRL_CALLER_DIR": os.environ["CALLER"], "RAY_J
 
 verb=${1:-}
 [[ $# -gt 0 ]] && shift
+unset PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
 export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv RAY_USAGE_STATS_ENABLED=0
 export NO_PROXY=${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost no_proxy=${no_proxy:+$no_proxy,}127.0.0.1,localhost
 case $verb in

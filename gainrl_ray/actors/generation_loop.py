@@ -86,8 +86,9 @@ class GenerationLoop(threading.Thread):
         attempt.wait(lambda: attempt.published >= version, self._learner_limit_s, f"weights of version {version}")
         started = time.monotonic()
         self._generator.sync(version)
-        with attempt.changing():
-            attempt.sync_s[version] = time.monotonic() - started
+        if version > attempt.start:  # the first one is part of starting, not of a step
+            with attempt.changing():
+                attempt.sync_s[version] = time.monotonic() - started
         if evaluation_due(version, attempt.start, self._config):
             figures = self._generator.evaluate(self._heldout, version)
             if version == 0:

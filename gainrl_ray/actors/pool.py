@@ -268,7 +268,7 @@ class RolloutPool:
             wait([task for task, _ in self._tasks.values()], timeout=TICK_S, return_when=FIRST_COMPLETED)
             return
         ray.wait(refs, num_returns=1, timeout=TICK_S)
-        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0])
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         for slot in busy:
             try:
                 polled = slot.collect(ready)

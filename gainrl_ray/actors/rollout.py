@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -97,6 +97,9 @@ class RolloutServer:
     @ray.method(concurrency_group="health")
     def health(self) -> Health:
         """How the engine is; answers while it starts, generates or hangs."""
+        return self._health()
+
+    def _health(self) -> Health:
         engine = self._engine
         if engine is None or self._error is not None:
             state = EngineState.DEAD if self._error else EngineState.STARTING
@@ -121,7 +124,7 @@ class RolloutServer:
     def sync(self, version: int, store: ActorHandle, deadline_s: float) -> SyncFigures:
         """Pull `version` from the weight store, load it and serve it. Raises as RolloutEngine.sync, DeadlineError."""
         deadline = time.monotonic() + deadline_s
-        published: Published = ray.get(store.published.remote(version), timeout=deadline_s)
+        published = cast(Published, ray.get(store.published.remote(version), timeout=deadline_s))
         return self._do(
             lambda engine: engine.sync(version, _pull(published, deadline), published.probe),
             deadline_s,
@@ -159,7 +162,7 @@ class RolloutServer:
             if self._error is not None:
                 raise self._error
             finished, self._finished = tuple(self._finished), []
-        return Polled(finished=finished, health=self.health())
+        return Polled(finished=finished, health=self._health())
 
     # -- the owning thread ---------------------------------------------------------------------------------------
 
@@ -226,7 +229,7 @@ class RolloutServer:
         return _result(done, deadline_s, what)
 
 
-RolloutActor = ray.remote(
+RolloutActor = ray.remote(  # pyright: ignore[reportCallIssue]
     max_restarts=0, max_task_retries=0, concurrency_groups={"work": 1, "results": 1, "health": 1}
 )(RolloutServer)
 

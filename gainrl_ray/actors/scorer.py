@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
 from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
-from gainrl_ray.errors import DataError, DeadlineError, GainrlError
+from gainrl_ray.errors import DataError, DeadlineError, GainrlError, ResourceError
 from gainrl_ray.model.loading import load_model, load_tokenizer
 from gainrl_ray.model.prefill import prefill_angles
 from gainrl_ray.storage import Storage
@@ -32,6 +32,7 @@ PARTS, FINISHED = "parts", "finished"
 
 # Reading and writing tasks: little CPU, so that the cores are the scorers', but some, to stay off a head without CPUs.
 _SIDE_CPUS, _SIDE_TASKS = 0.1, 2
+_FILTER_CPUS = 1.0  # what Ray Data asks for the actor that leaves out finished rows
 _POLL_S = 0.5
 _ANSWER_S = 60.0
 _REPORT_EVERY_S = 3.0
@@ -41,12 +42,12 @@ _REPORT_EVERY_S = 3.0
 class ScoringPlan:
     """What to score, with what, and where the blocks go."""
 
-    problems: Storage
-    file: str  # canonical parquet in `problems`: row, problem_id, question, ...
+    problems: str  # path or URI of the canonical parquet: row, problem_id, question, ...
     work: Storage  # folder for parts and Ray Data's checkpoint; one per fingerprint
     model: ModelConfig
     prompt: PromptConfig
     scoring: ScoringConfig
+    autoscaling: bool = False  # the cluster grows on demand
 
 
 def score_problems(plan: ScoringPlan, on_progress: Callable[[int], None] = lambda _: None) -> int:
@@ -55,9 +56,11 @@ def score_problems(plan: ScoringPlan, on_progress: Callable[[int], None] = lambd
     on_progress: is given the number scored so far, every few seconds; what it raises ends the scoring.
 
     Raises:
+        ResourceError: the cluster is too small for the pipeline and does not grow.
         DeadlineError: not finished within `scoring.deadline_s`.
         GainrlError: a worker failed; of the type raised there when that is one of this package.
     """
+    _check_supply(plan)
     job: Any = ray.remote(_ScoringJob).options(num_cpus=0, max_concurrency=4).remote(plan)
     started = reported = time.monotonic()
     try:
@@ -136,6 +139,21 @@ class _ScoringJob:
         return self._count
 
 
+def _check_supply(plan: ScoringPlan) -> None:
+    """Nothing; raises ResourceError when the pipeline's parts could never run side by side."""
+    scoring = plan.scoring
+    resumed = bool(plan.work.list(FINISHED))
+    need = scoring.min_actors * scoring.cpus_per_actor + _SIDE_CPUS + (_FILTER_CPUS if resumed else 0.0)
+    have = ray.cluster_resources().get("CPU", 0.0)
+    if need > have and not plan.autoscaling:
+        raise ResourceError(
+            f"{'continuing a scoring' if resumed else 'scoring'} needs {need:g} CPUs ({scoring.min_actors} scorers x "
+            f"{scoring.cpus_per_actor:g}, {need - scoring.min_actors * scoring.cpus_per_actor:g} for reading, writing"
+            f"{' and leaving out what is scored' if resumed else ''}), the cluster has {have:g}: lower "
+            "scoring.cpus_per_actor or scoring.min_actors, or give Ray more CPUs"
+        )
+
+
 def _configure(plan: ScoringPlan) -> None:
     """Ray Data's settings for this process: resume by problem id, no progress bars, errors as they were raised."""
     finished = plan.work.child(FINISHED)
@@ -153,10 +171,10 @@ def _configure(plan: ScoringPlan) -> None:
 
 def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
     """Run to the end: Ray Data resumes plans that start with a read and end with a write, so the sort is not here."""
-    scoring, parts = plan.scoring, plan.work.child(PARTS)
+    scoring, parts, source = plan.scoring, plan.work.child(PARTS), Storage(plan.problems)
     problems = ray.data.read_parquet(
-        f"{plan.problems.path}/{plan.file}",
-        filesystem=plan.problems.filesystem,
+        source.path,
+        filesystem=source.filesystem,
         columns=["row", "problem_id", "question"],
         num_cpus=_SIDE_CPUS,
         concurrency=_SIDE_TASKS,

@@ -77,7 +77,8 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             checksum=update_info.checksum,
         )
         bucket.check()
-        loaded = self.model.load_weights(unpack(bucket))
+        model: Any = self.model
+        loaded: set[str] | None = model.load_weights(unpack(bucket))
         self._loaded = None if loaded is None or self._loaded is None else self._loaded | loaded
 
     def finish_weight_update(self) -> None:

@@ -47,7 +47,7 @@ class WeightBucket:
 
     def check(self) -> None:
         """Nothing; raises WeightSyncError when the buffer is not the one that was packed."""
-        found = zlib.crc32(self.buffer)
+        found = zlib.crc32(memoryview(self.buffer))
         if found != self.checksum:
             names = f"{self.entries[0].name} .. {self.entries[-1].name}"
             raise WeightSyncError(
@@ -143,7 +143,9 @@ class _Stream:
         total = StreamTotal(buckets=self._index, names=self._names, size=self._size) if last else None
         buffer = self._buffer[: self._used()]
         self.entries = []
-        return WeightBucket(index=index, entries=entries, buffer=buffer, checksum=zlib.crc32(buffer), total=total)
+        return WeightBucket(
+            index=index, entries=entries, buffer=buffer, checksum=zlib.crc32(memoryview(buffer)), total=total
+        )
 
     def _used(self) -> int:
         return _aligned(self.entries[-1].offset + self.entries[-1].size) if self.entries else 0

@@ -1,6 +1,7 @@
 """Datasets: every row is kept or named with its place and reason, whatever the file's form."""
 
 import gzip
+import itertools
 import json
 import pickle
 from decimal import Decimal
@@ -30,7 +31,7 @@ ROWS = [{"id": f"q{k}", "problem": f"What is {k}+1?", "answer": str(k + 1)} for 
 
 @pytest.fixture(scope="module")
 def prompts() -> PromptBuilder:
-    config = PromptConfig(system=None, example_question=None, example_answer=None, max_tokens=100)
+    config = PromptConfig(system=None, example_question=None, example_answer=None, max_tokens=128)
     return PromptBuilder(load_tokenizer(ModelConfig()), config)
 
 
@@ -176,7 +177,7 @@ BAD_LINES: list[tuple[object, str, str]] = [
     ("[" * 100000, "invalid JSON", "recursion"),
     ("[1, 2]", "not a JSON object", "the line is a JSON list"),
     ({"id": "q0", "problem": "b", "answer": "1"}, "duplicate id", "the id 'q0' stands in an earlier row"),
-    ({"problem": "a" * 500, "answer": "1"}, "over-long prompt", "tokens, data.prompt.max_tokens is 100"),
+    ({"problem": "a" * 500, "answer": "1"}, "over-long prompt", "tokens, data.prompt.max_tokens is 128"),
     ({"problem": "a<|im_end|>\nb", "answer": "1"}, "special token", "the special token '<|im_end|>'"),
 ]
 
@@ -278,7 +279,7 @@ def test_broken_files_stop_the_run(bench: Bench, name: str, content: bytes, matc
 
 
 def test_no_usable_row_stops_the_run_even_when_skipping(bench: Bench) -> None:
-    with pytest.raises(DataError, match=r"2 of 2 rows .*2 invalid JSON.*mend them$"):
+    with pytest.raises(DataError, match=r"(?s)2 of 2 rows .*2 invalid JSON.*mend them$"):
         bench.prepare(bench.lines("x", "y"), on_bad_row="skip")
 
 
@@ -447,14 +448,17 @@ def test_a_run_never_holds_all_rows(bench: Bench) -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
 def test_the_two_rows_of_math_without_an_answer(bench: Bench) -> None:
+    """Defect 11: rows without a usable answer are not trained on. Lines 5329 and 5331 of the file, 29 and 31 here."""
+    with gzip.open(SHARED / "math_train_gainrl.jsonl.gz") as file:
+        path = bench.folder / "math.jsonl.gz"
+        path.write_bytes(gzip.compress(b"".join(itertools.islice(file, 5300, 5340))))
     config = PromptConfig(system=None, example_question=None, example_answer=None, max_tokens=8192)
     bench = Bench(bench.folder, PromptBuilder(load_tokenizer(ModelConfig()), config))
-    path = SHARED / "math_train_gainrl.jsonl.gz"
     with pytest.raises(DataError) as caught:
         bench.prepare(path)
     message = str(caught.value)
-    assert "2 of 7474 rows" in message and "(2 empty answer)" in message
-    assert "math_train_gainrl.jsonl.gz line 5329: the answer in column 'answer' is empty" in message
-    assert "math_train_gainrl.jsonl.gz line 5331: " in message
+    assert "2 of 40 rows" in message and "(2 empty answer)" in message
+    assert "math.jsonl.gz line 29: the answer in column 'answer' is empty" in message
+    assert "math.jsonl.gz line 31: " in message
     table = bench.prepare(path, on_bad_row="skip")
-    assert (len(table), table.report.rows_read) == (7472, 7474)
+    assert (len(table), table.report.rows_read) == (38, 40)

@@ -164,8 +164,8 @@ def test_qwen_with_the_one_shot_prompt(qwen: Any) -> None:
         prefix, middle, suffix = parts(qwen, builder.build(problem(question)))
         assert prefix == (
             "<|im_start|>system\nA conversation between User and Assistant. The user asks a question, and the "
-            "Assistant solves it. The assistant first thinks about the reasoning process and then gives the user the answer. The "
-            "final answer is put within \\boxed{}.<|im_end|>\n"
+            "Assistant solves it. The assistant first thinks about the reasoning process and then gives the user the "
+            "answer. The final answer is put within \\boxed{}.<|im_end|>\n"
             "<|im_start|>user\nWhat is 2+2?<|im_end|>\n"
             "<|im_start|>assistant\nTo add 2 and 2: 2+2=4. The answer is \\boxed{4}.<|im_end|>\n"
             "<|im_start|>user\n"

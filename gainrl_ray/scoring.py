@@ -1,0 +1,163 @@
+"""The verb score: the scored index of a dataset under a model, from the cache or made now."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gainrl_ray.actors.resources import preflight, scoring_share
+from gainrl_ray.actors.scorer import PARTS, ScoringPlan, score_problems
+from gainrl_ray.actors.session import cluster_supply
+from gainrl_ray.algo.angles import spearman, without_diagonal
+from gainrl_ray.config import Config
+from gainrl_ray.console import table as console_table
+from gainrl_ray.data.problems import ProblemTable, RowReport, prepare_problems
+from gainrl_ray.data.prompts import PromptBuilder
+from gainrl_ray.data.scored_index import MANIFEST_FILE, Fingerprint, ScoredIndex
+from gainrl_ray.errors import DataError
+from gainrl_ray.model.loading import check_model, model_digest
+from gainrl_ray.model.prefill import SIGNAL_VERSION
+from gainrl_ray.storage import Storage
+
+Say = Callable[[str], None]
+
+INDEXES = "indexes"
+_WORK = "work"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringReport:
+    """What a call of `score` found or made."""
+
+    index: ScoredIndex
+    folder: str
+    rows: RowReport
+    scored: int  # problems scored by this call; 0 when the index was there
+    seconds: float  # of the scoring, workers' start included
+
+
+def score(config: Config, say: Say = print) -> ScoringReport:
+    """The scored index of `config.data.train` under `config.model`, with how it came about. Ray must be connected.
+
+    Raises:
+        GainrlError: anything that the user can mend, with what was received and what to do.
+    """
+    prompts = PromptBuilder(check_model(config.model), config.data.prompt)
+    table = prepare_problems(
+        config.data.train,
+        prompts=prompts,
+        on_bad_row=config.data.on_bad_row,
+        storage=Storage(config.run.storage),
+    )
+    say(preflight((scoring_share(config),), cluster_supply(), config.ray.autoscaling))
+    return _find_or_make(config, table, prompts, say)
+
+
+def ensure_index(config: Config, table: ProblemTable, prompts: PromptBuilder, say: Say = print) -> ScoredIndex:
+    """The scored index of `table` under `config.model`; scored now when `<storage>/indexes` does not hold it.
+
+    Ray must be connected when it is to be scored. Blocks that an interrupted call finished are not scored again.
+
+    Raises:
+        IndexMismatchError: the index that is there was made from other inputs; says which differ.
+        DeadlineError: scoring took longer than `scoring.deadline_s`.
+        DataError: scores that are not finite, with their problem ids.
+    """
+    return _find_or_make(config, table, prompts, say).index
+
+
+def fingerprint(config: Config, table: ProblemTable, prompts: PromptBuilder) -> Fingerprint:
+    """All that the scores of `table` under `config.model` depend on."""
+    return Fingerprint(
+        model_digest=model_digest(config.model),
+        tokenizer_digest=prompts.tokenizer_digest,
+        template_digest=prompts.template_digest,
+        dataset_digest=table.digest,
+        signal_version=f"{SIGNAL_VERSION} {config.model.dtype}",
+    )
+
+
+def summary(report: ScoringReport) -> str:
+    """The table at the end: how many, how fast, how close to a length sort, where."""
+    index = report.index
+    rows = [("problems", f"{report.rows}"), ("scored now", f"{report.scored:,}")]
+    if report.scored:
+        rows.append(("time", f"{report.seconds:.1f} s, {report.scored / report.seconds:,.0f} prompts/s"))
+    rows += [
+        ("score", f"{index.score.min():.4f} to {index.score.max():.4f}, median {np.median(index.score):.4f}"),
+        ("Spearman with prompt tokens", _correlations(index)),
+        ("index", report.folder),
+    ]
+    return "\n" + console_table(rows, "scored index")
+
+
+def _find_or_make(config: Config, table: ProblemTable, prompts: PromptBuilder, say: Say) -> ScoringReport:
+    wanted = fingerprint(config, table, prompts)
+    folder = Storage(config.run.storage).child(INDEXES, wanted.digest)
+    started, scored = time.monotonic(), 0
+    if not folder.exists(MANIFEST_FILE):
+        scored = _make(config, table, wanted, folder, say)
+    index = ScoredIndex.load(folder)
+    index.check(wanted, len(table))
+    seconds = time.monotonic() - started
+    how = f"{scored:,} scored in {seconds:.1f} s ({scored / seconds:,.0f} prompts/s)" if scored else "found"
+    say(f"index of {len(index):,} problems {how}; Spearman with prompt tokens: {_correlations(index)}; {folder.uri}")
+    return ScoringReport(index=index, folder=folder.uri, rows=table.report, scored=scored, seconds=seconds)
+
+
+def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Storage, say: Say) -> int:
+    """Number of problems scored by this call; the index is in `folder` when it returns."""
+    plan = ScoringPlan(
+        problems=table.path,
+        work=folder.child(_WORK),
+        model=config.model,
+        prompt=config.data.prompt,
+        scoring=config.scoring,
+        autoscaling=config.ray.autoscaling,
+    )
+    started = time.monotonic()
+
+    def progress(scored: int) -> None:
+        speed = scored / (time.monotonic() - started)
+        say(f"  {scored:,} of {len(table):,} problems scored, {speed:,.0f} prompts/s")
+
+    say(f"scoring {len(table):,} problems with {config.model.path} ({config.model.dtype})")
+    scored = score_problems(plan, progress)
+    _collect(plan.work.child(PARTS), wanted, len(table)).save(folder)
+    folder.delete(_WORK)
+    return scored
+
+
+def _collect(parts: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
+    """The index of all parts.
+
+    A row may stand in two parts when two runs scored the same problems at once; either will do.
+    Raises: DataError when rows are missing.
+    """
+    tables = [pq.read_table(f"{parts.path}/{name}", filesystem=parts.filesystem) for name in parts.list()]
+    whole = pa.concat_tables(tables)
+    _, first = np.unique(whole["row"].to_numpy(), return_index=True)
+    if len(first) != size:
+        raise DataError(
+            f"{parts.uri} holds scores of {len(first)} problems, expected {size}: delete the folder "
+            f"{parts.uri.removesuffix('/' + PARTS)} and score again"
+        )
+    whole = whole.take(first)
+    return ScoredIndex(
+        rows=whole["row"].to_numpy(),
+        problem_ids=whole["problem_id"],
+        c_intra=whole["c_intra"].to_numpy(),
+        c_inter=whole["c_inter"].to_numpy(),
+        prompt_tokens=whole["prompt_tokens"].to_numpy(),
+        question_tokens=whole["question_tokens"].to_numpy(),
+        fingerprint=wanted,
+    )
+
+
+def _correlations(index: ScoredIndex) -> str:
+    """Spearman's rank correlation of the score with the prompt's length, with and without the i = j terms."""
+    off_diagonal = without_diagonal(index.c_intra, index.question_tokens) + index.c_inter
+    return f"{index.length_correlation:+.3f}, {spearman(off_diagonal, index.prompt_tokens):+.3f} without the diagonal terms"

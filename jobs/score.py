@@ -1,0 +1,29 @@
+"""Score a dataset by angle concentration: `python jobs/score.py [--config NAME] [--key=value]`."""
+
+import sys
+from pathlib import Path
+
+from gainrl_ray.cli import load_config
+from gainrl_ray.environment import Environment
+from gainrl_ray.errors import GainrlError
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+def main(argv: list[str]) -> int:
+    """The exit status: 0 when the index is there, 2 when the input cannot be used."""
+    try:
+        config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
+        from gainrl_ray.actors.session import session
+        from gainrl_ray.scoring import score, summary
+
+        with session(config.ray):
+            print(summary(score(config)))
+    except GainrlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
