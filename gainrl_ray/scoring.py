@@ -26,6 +26,7 @@ Say = Callable[[str], None]
 
 INDEXES = "indexes"
 _WORK = "work"
+_NO_ROWS = pa.table({"row": pa.array([], pa.int64())})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,8 @@ def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Stor
     started = time.monotonic()
 
     def progress(scored: int) -> None:
+        if not scored:
+            return
         speed = scored / (time.monotonic() - started)
         say(f"  {scored:,} of {len(table):,} problems scored, {speed:,.0f} prompts/s")
 
@@ -137,8 +140,10 @@ def _collect(parts: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
     A row may stand in two parts when two runs scored the same problems at once; either will do.
     Raises: DataError when rows are missing.
     """
-    tables = [pq.read_table(f"{parts.path}/{name}", filesystem=parts.filesystem) for name in parts.list()]
-    whole = pa.concat_tables(tables)
+    whole = pa.concat_tables(
+        [_NO_ROWS, *(pq.read_table(f"{parts.path}/{name}", filesystem=parts.filesystem) for name in parts.list())],
+        promote_options="default",
+    )
     _, first = np.unique(whole["row"].to_numpy(), return_index=True)
     if len(first) != size:
         raise DataError(
@@ -159,5 +164,5 @@ def _collect(parts: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
 
 def _correlations(index: ScoredIndex) -> str:
     """Spearman's rank correlation of the score with the prompt's length, with and without the i = j terms."""
-    off_diagonal = without_diagonal(index.c_intra, index.question_tokens) + index.c_inter
-    return f"{index.length_correlation:+.3f}, {spearman(off_diagonal, index.prompt_tokens):+.3f} without the diagonal terms"
+    off_diagonal = spearman(without_diagonal(index.c_intra, index.question_tokens) + index.c_inter, index.prompt_tokens)
+    return f"{index.length_correlation:+.3f}, {off_diagonal:+.3f} without the diagonal terms"

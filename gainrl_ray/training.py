@@ -19,6 +19,7 @@ from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.loading import check_model, pad_token_id
+from gainrl_ray.rewards.runner import RewardRunner
 from gainrl_ray.scoring import ensure_index
 from gainrl_ray.storage import Storage
 
@@ -53,6 +54,7 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     """
     started = time.monotonic()
     check_trackers(config.tracking)
+    RewardRunner(config.reward).close()  # a function that cannot be imported is refused before anything starts
     storage = open_run(config, run_name)
     tables = _tables(config, say)
     order = _order(config, tables, say)
@@ -135,7 +137,7 @@ def _order(config: Config, tables: Tables, say: Say) -> np.ndarray:
     signal_name = strategy_class(config.curriculum).signal
     if signal_name == "angle":
         preflight((scoring_share(config),), cluster_supply(), config.ray.autoscaling)
-        return ensure_index(config, tables.train, tables.prompts).order(config.scoring)
+        return ensure_index(config, tables.train, tables.prompts, say).order(config.scoring)
     if signal_name == "length":
         tokens = tables.train.prompt_tokens
         descending = getattr(config.curriculum, "descending", False)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -222,5 +222,5 @@ class EngineSlot:
             if isinstance(cause, GainrlError):
                 raise type(cause)(self.told(f"failed on {what}: {cause}")) from error
             raise EngineError(self.told(f"failed on {what}: {cause!r}")) from error
-        except RayActorError as error:
+        except RayError as error:
             raise EngineError(self.told(f"died on {what}: {str(error).splitlines()[0]}")) from error

@@ -222,8 +222,10 @@ class RolloutServer:
                 if self._error is not None or self._engine is None:
                     raise self._error or EngineError("the engine has not started")
                 done.set_result(act(self._engine))
-            except Exception as error:
+            except BaseException as error:
                 done.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
 
         self._commands.put(command)
         return _result(done, deadline_s, what)

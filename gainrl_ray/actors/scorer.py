@@ -35,7 +35,7 @@ _SIDE_CPUS, _SIDE_TASKS = 0.1, 2
 _FILTER_CPUS = 1.0  # what Ray Data asks for the actor that leaves out finished rows
 _POLL_S = 0.5
 _ANSWER_S = 60.0
-_REPORT_EVERY_S = 3.0
+_REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

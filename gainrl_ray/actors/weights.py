@@ -47,7 +47,7 @@ class WeightBucket:
 
     def check(self) -> None:
         """Nothing; raises WeightSyncError when the buffer is not the one that was packed."""
-        found = zlib.crc32(memoryview(self.buffer))
+        found = zlib.crc32(self.buffer.data)
         if found != self.checksum:
             names = f"{self.entries[0].name} .. {self.entries[-1].name}"
             raise WeightSyncError(
@@ -144,7 +144,7 @@ class _Stream:
         buffer = self._buffer[: self._used()]
         self.entries = []
         return WeightBucket(
-            index=index, entries=entries, buffer=buffer, checksum=zlib.crc32(memoryview(buffer)), total=total
+            index=index, entries=entries, buffer=buffer, checksum=zlib.crc32(buffer.data), total=total
         )
 
     def _used(self) -> int:

@@ -1,6 +1,7 @@
 """A real vLLM engine holds exactly the learner's weights after a sync, serves only those, and repeats itself."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -163,9 +164,11 @@ def clients(
 ) -> Iterator[dict[str, Client]]:
     """The tied and the untied model, each with its engine; the engines start side by side."""
     import ray
+    from ray import cloudpickle
 
     from gainrl_ray.model.loading import load_model
 
+    cloudpickle.register_pickle_by_value(sys.modules[Host.__module__])  # workers cannot import a test module
     folder = tmp_path_factory.mktemp("engines")
     untied, untied_config = untied_copy(tiny_model_config, folder / "untied")
     both = {

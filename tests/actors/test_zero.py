@@ -119,7 +119,7 @@ def _plain_loss(model: Any, batch: MicroBatch, temperature: float) -> tuple[torc
         for place in np.flatnonzero(batch.response_mask[row]).tolist():
             logprob = table[place - 1, token_ids[0, place]]
             generator = float(batch.generator_logprobs[row, place])
-            importance = min(math.exp(float(logprob) - generator), 2.0)
+            importance = min(math.exp(logprob.item() - generator), 2.0)
             ratio = (logprob - logprob.detach()).exp()
             objective = -importance * ratio * float(batch.advantages[row])
             terms.append(float(batch.token_weights[row, place]) * objective)
@@ -138,8 +138,12 @@ def _assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
     assert [name for name, value in wanted.items() if not torch.equal(found[name], value)] == []
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("case", [*(f"stage{stage}" for stage in STAGES), "offload2", "offload3", "checkpointing"])
+@pytest.mark.parametrize(
+    ("ranks", "case"),
+    [(ranks, f"stage{stage}") for ranks in (1, 2) for stage in STAGES]
+    + [(2, f"{kind}{stage}") for kind in ("offload", "checkpointing") for stage in (2, 3)]
+    + [(1, "small")],
+)
 def test_gradient_and_update_are_those_of_plain_torch(seen: Any, expected: Any, ranks: int, case: str) -> None:
     found, report = seen[ranks][0][case], seen[ranks][0][case]["report"]
     _assert_close(found["gradients"], expected["gradients"], 1e-5)
@@ -149,10 +153,6 @@ def test_gradient_and_update_are_those_of_plain_torch(seen: Any, expected: Any, 
     assert report["learning_rate"] == pytest.approx(0.005)
     assert report["skipped_updates"] == 0
     assert report["trained_tokens"] == len(expected["logprobs"])
-
-
-def test_micro_batches_do_not_change_the_gradient(seen: Any, expected: Any) -> None:
-    _assert_close(seen[1][0]["small"]["gradients"], expected["gradients"], 1e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -177,9 +177,11 @@ def test_probe_gives_logprobs_at_temperature_one(seen: Any, small_model: str, st
         assert rank[f"stage{stage}"]["probe"] == pytest.approx(wanted, abs=1e-5)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(
-    "case", [f"{kind}{stage}" for stage in STAGES for kind in ("stage", "bf16_")] + ["offload2", "offload3"]
+    ("ranks", "case"),
+    [(1, "stage2")]
+    + [(2, f"{kind}{stage}") for kind in ("stage", "bf16_") for stage in STAGES]
+    + [(2, f"offload{stage}") for stage in (2, 3)],
 )
 def test_a_resumed_run_goes_on_exactly(seen: Any, ranks: int, case: str) -> None:
     found = seen[ranks][0][case]
@@ -190,23 +192,21 @@ def test_a_resumed_run_goes_on_exactly(seen: Any, ranks: int, case: str) -> None
     assert found["second"]["learning_rate"] == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(
-    "case",
-    [f"{kind}{stage}" for stage in STAGES for kind in ("skip", "bf16_skip")] + ["offload_skip2", "offload_skip3"],
+    ("case", "clean"),
+    [(f"skip{stage}", f"stage{stage}") for stage in STAGES]
+    + [(f"bf16_skip{stage}", f"bf16_{stage}") for stage in STAGES]
+    + [(f"offload_skip{stage}", f"offload{stage}") for stage in (2, 3)],
 )
-def test_a_bad_loss_on_one_rank_skips_the_update_on_all(seen: Any, ranks: int, case: str) -> None:
-    for rank in seen[ranks]:
+def test_a_bad_loss_on_one_rank_skips_the_update_on_all(seen: Any, case: str, clean: str) -> None:
+    for rank in seen[2]:
         report = rank[case]["report"]
         assert (report["skipped_updates"], report["trained_tokens"]) == (1, 0)
-    found, clean = (
-        seen[ranks][0][case],
-        seen[ranks][0][case.replace("_skip", "_" if "bf16" in case else "").replace("skip", "stage")],
-    )
-    _assert_same(found["after"], clean["start"])
+    found, wanted = seen[2][0][case], seen[2][0][clean]
+    _assert_same(found["after"], wanted["start"])
     assert found["second"]["skipped_updates"] == 0
     assert found["second"]["learning_rate"] == pytest.approx(0.005), "a skipped update does not move the schedule"
-    _assert_same(found["weights"], clean["weights"])
+    _assert_same(found["weights"], wanted["weights"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -265,8 +265,8 @@ def test_a_checkpoint_of_another_set_up_is_refused(seen: Any, small_model: str, 
     engine = PolicyEngine(zero_checks.make_config(small_model, 2), rank=0, world_size=1, total_updates=8)
     with pytest.raises(ConfigError, match="learner.workers: checkpoint 2, run 1"):
         engine.load(seen[2][0]["folder"] / "stage2")
-    with pytest.raises(ConfigError, match="learner.zero_stage: checkpoint 1, run 2"):
-        engine.load(seen[1][0]["folder"] / "stage1")
+    with pytest.raises(ConfigError, match="checkpoint 2, run 1; learner.zero_stage: checkpoint 1, run 2"):
+        engine.load(seen[2][0]["folder"] / "stage1")
     with pytest.raises(DataError, match="no learner checkpoint"):
         engine.load(tmp_path)
     partial = tmp_path / "partial"

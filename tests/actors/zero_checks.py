@@ -159,34 +159,40 @@ class Rank:
         report = asdict(engine.update(batch))
         return {"idle": idle, "before": before, "report": report, "weights": dict(engine.named_weights())}
 
-    def all(self) -> dict[str, Any]:
-        """Every check, by name."""
+    def alone(self) -> dict[str, Any]:
+        """The checks of a run with one rank, by name."""
+        config = make_config(self.model, 2)
+        found = {"small": self.first_update(config, tokens=FEW_TOKENS)[1], "stage2": self.resume(config, "stage2")}
+        for stage in (0, 1, 3):
+            found[f"stage{stage}"] = self.first_update(make_config(self.model, stage))[1]
+        for stage in range(4):
+            found[f"several{stage}"] = self.several_updates(_with_kl(self.model, stage))
+        return found
+
+    def together(self) -> dict[str, Any]:
+        """The checks of a run with several ranks, by name."""
         found: dict[str, Any] = {}
         for stage in range(4):
             config = make_config(self.model, stage)
             found[f"stage{stage}"] = self.resume(config, f"stage{stage}")
             found[f"skip{stage}"] = self.skip(config)
-            with_kl = make_config(self.model, stage, loss={"kl_coef": 0.1}, learner={**_learner(config)})
-            found[f"several{stage}"] = self.several_updates(with_kl)
-            brain = make_config(self.model, stage, model={"dtype": "bfloat16"}, learner=_learner(config))
-            found[f"bf16_{stage}"] = self.resume(brain, f"bf16_{stage}")
-            found[f"bf16_skip{stage}"] = self.skip(brain)
-        found["checkpointing"] = self.first_update(
-            make_config(self.model, 2, learner={"zero_stage": 2, "gradient_checkpointing": True})
-        )[1]
-        for stage in (2, 3):
-            offload = {"offload_optimizer": "cpu"} | ({"offload_params": "cpu"} if stage == 3 else {})
-            config = make_config(self.model, stage)
-            config = make_config(self.model, stage, learner={**_learner(config), **offload})
+            found[f"several{stage}"] = self.several_updates(_with_kl(self.model, stage))
+            config = make_config(self.model, stage, model={"dtype": "bfloat16"})
+            found[f"bf16_{stage}"] = self.resume(config, f"bf16_{stage}")
+            found[f"bf16_skip{stage}"] = self.skip(config)
+        config = make_config(self.model, 2, learner={"gradient_checkpointing": True})
+        found["checkpointing2"] = self.first_update(config)[1]
+        config = make_config(self.model, 3, learner={"gradient_checkpointing": True})
+        found["checkpointing3"] = self.first_update(config)[1]
+        for stage, offload in ((2, ("offload_optimizer",)), (3, ("offload_optimizer", "offload_params"))):
+            config = make_config(self.model, stage, learner=dict.fromkeys(offload, "cpu"))
             found[f"offload{stage}"] = self.resume(config, f"offload{stage}")
             found[f"offload_skip{stage}"] = self.skip(config)
-        if self.ranks == 1:
-            found["small"] = self.first_update(make_config(self.model, 2), tokens=FEW_TOKENS)[1]
         return found
 
 
-def _learner(config: Config) -> dict[str, Any]:
-    return {"zero_stage": config.learner.zero_stage, "deepspeed": config.learner.deepspeed}
+def _with_kl(model: str, stage: int) -> Config:
+    return make_config(model, stage, loss={"kl_coef": 0.1})
 
 
 def _spoil(micro_batches: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -206,7 +212,8 @@ def _gradients(engine: PolicyEngine) -> dict[str, torch.Tensor]:
 def main() -> None:
     rank, ranks, port, model, folder = sys.argv[1:]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, WORLD_SIZE=ranks, LOCAL_RANK=rank)
-    found = Rank(int(rank), int(ranks), model, Path(folder)).all()
+    checks = Rank(int(rank), int(ranks), model, Path(folder))
+    found = checks.alone() if checks.ranks == 1 else checks.together()
     torch.save(found, Path(folder) / f"rank{rank}.pt")
 
 

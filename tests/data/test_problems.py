@@ -320,6 +320,11 @@ def test_the_same_inputs_are_checked_once(bench: Bench, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(problems, "_canonicalise", lambda *_: pytest.fail("checked again"))
         assert bench.prepare(path).path == first.path
+    copied = bench.folder / "copy" / path.name
+    copied.parent.mkdir()
+    copied.write_bytes(path.read_bytes())
+    same = bench.prepare(copied)
+    assert same.path == first.path and same.report.path == str(copied)
     others = [bench.prepare(path, limit=3)]
     longer = PromptBuilder(load_tokenizer(ModelConfig()), PromptConfig(max_tokens=200))
     others.append(Bench(bench.folder, longer).prepare(path))

@@ -1,0 +1,118 @@
+import time
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from gainrl_ray.actors import scorer
+from gainrl_ray.actors.scorer import FINISHED, PARTS, ScoringPlan, score_problems
+from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
+from gainrl_ray.data.arithmetic import generate
+from gainrl_ray.data.prompts import PromptBuilder
+from gainrl_ray.errors import DataError, DeadlineError, ModelError, ResourceError
+from gainrl_ray.model.loading import load_model, load_tokenizer
+from gainrl_ray.model.prefill import prefill_angles
+from gainrl_ray.storage import Storage
+
+COUNT = 240
+
+
+class Interrupted(Exception):
+    pass
+
+
+def write_problems(folder, problems):
+    columns = {
+        "row": range(len(problems)),
+        "problem_id": [problem.id for problem in problems],
+        "question": [problem.question for problem in problems],
+    }
+    Storage(str(folder)).write_table("problems.parquet", pa.table(columns))
+
+
+def plan_in(folder, **scoring):
+    settings = {"block_rows": 8, "cpus_per_actor": 0.5, "deadline_s": 240.0} | scoring
+    return ScoringPlan(
+        problems=f"{folder}/problems.parquet",
+        work=Storage(f"file://{folder}/work"),
+        model=ModelConfig(path="tiny", dtype="float32"),
+        prompt=PromptConfig(),
+        scoring=ScoringConfig(**settings),
+    )
+
+
+def finished_rows(plan):
+    """Ids that Ray Data has recorded as written, one list per block."""
+    folder = plan.work.child(FINISHED)
+    names = [name for name in folder.list() if not name.endswith(".pending.parquet")]
+    return [pq.read_table(f"{folder.path}/{name}")["problem_id"].to_pylist() for name in names]
+
+
+def wait_until_idle():
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, "the killed pipeline still holds CPUs after 60 s"
+        time.sleep(0.2)
+
+
+def test_a_killed_scoring_continues_and_equals_one_process(ray_session, tmp_path, monkeypatch):
+    problems = [item.problem for item in generate("train", COUNT)]
+    write_problems(tmp_path, problems)
+    monkeypatch.setattr(scorer, "_POLL_S", 0.02)
+    monkeypatch.setattr(scorer, "_REPORT_EVERY_S", 0.0)
+    first = plan_in(tmp_path, batch_tokens=1)
+
+    def interrupt(_):
+        if len(finished_rows(first)) >= 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        score_problems(first, interrupt)
+    wait_until_idle()
+    kept = [problem_id for block in finished_rows(first) for problem_id in block]
+    assert 2 * 8 <= len(kept) < COUNT
+
+    second = plan_in(tmp_path, min_actors=2, max_actors=2, batch_tokens=2048)
+    assert score_problems(second) == COUNT - len(kept)
+
+    parts = pq.read_table(second.work.child(PARTS).path)
+    assert sorted(parts["problem_id"].to_pylist()) == sorted(problem.id for problem in problems)
+    assert max(len(block) for block in finished_rows(second)) <= 8
+    parts = parts.sort_by("row")
+    prompts = PromptBuilder(load_tokenizer(first.model), first.prompt)
+    expected = prefill_angles(load_model(first.model), [prompts.build(problem) for problem in problems], 0, 4096)
+    for name in ("c_intra", "c_inter", "prompt_tokens", "question_tokens"):
+        alone = np.array([getattr(score, name) for score in expected])
+        np.testing.assert_allclose(parts[name].to_numpy(), alone, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(parts["score"].to_numpy(), parts["c_intra"].to_numpy() + parts["c_inter"].to_numpy())
+
+
+def test_a_model_that_does_not_load_is_named(ray_session, tmp_path):
+    write_problems(tmp_path, [item.problem for item in generate("train", 4)])
+    plan = replace(plan_in(tmp_path), model=ModelConfig(path=str(tmp_path)))
+    with pytest.raises(ModelError, match="folder without config"):
+        score_problems(plan)
+
+
+def test_a_question_without_a_prompt_is_named(ray_session, tmp_path):
+    problems = [item.problem for item in generate("train", 4)]
+    problems[2] = replace(problems[2], question="why " * 600)
+    write_problems(tmp_path, problems)
+    with pytest.raises(DataError, match=f"problem '{problems[2].id}': its prompt has .* tokens"):
+        score_problems(plan_in(tmp_path))
+
+
+def test_the_deadline_ends_a_scoring(ray_session, tmp_path):
+    write_problems(tmp_path, [item.problem for item in generate("train", 4)])
+    started = time.monotonic()
+    with pytest.raises(DeadlineError, match=r"scoring.deadline_s = 0.01 s: 0 problems were scored.*command continues"):
+        score_problems(plan_in(tmp_path, deadline_s=0.01))
+    assert time.monotonic() - started < 60
+
+
+def test_a_cluster_that_is_too_small_is_refused(ray_session, tmp_path):
+    with pytest.raises(ResourceError, match=r"scoring needs 300.1 CPUs \(3 scorers x 100, .* the cluster has 8"):
+        score_problems(plan_in(tmp_path, min_actors=3, max_actors=3, cpus_per_actor=100.0))

@@ -1,0 +1,158 @@
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gainrl_ray.config import Config
+from gainrl_ray.data.problems import prepare_problems
+from gainrl_ray.data.prompts import PromptBuilder
+from gainrl_ray.data.scored_index import MANIFEST_FILE
+from gainrl_ray.errors import DataError, IndexMismatchError
+from gainrl_ray.model.loading import load_model, load_tokenizer
+from gainrl_ray.model.prefill import prefill_angles
+from gainrl_ray.scoring import ensure_index, fingerprint, score, summary
+from gainrl_ray.storage import Storage
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return Config.model_validate(
+        {
+            "run": {"storage": f"file://{tmp_path_factory.mktemp('scoring')}"},
+            "model": {"path": "tiny", "dtype": "float32"},
+            "data": {"train": {"limit": COUNT}},
+            "scoring": {"cpus_per_actor": 0.5, "block_rows": 16, "deadline_s": 240.0},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts(config):
+    return PromptBuilder(load_tokenizer(config.model), config.data.prompt)
+
+
+@pytest.fixture(scope="module")
+def table(config, prompts):
+    return prepare_problems(config.data.train, prompts=prompts, on_bad_row="error", storage=Storage(config.run.storage))
+
+
+@pytest.fixture(scope="module")
+def report(ray_session, config):
+    return score(config, say=logging.info)
+
+
+def test_the_index_holds_every_problem_and_the_order_is_by_falling_score(report, config, table):
+    scores = prefill_angles(load_model(config.model), [table.prompt(row) for row in range(COUNT)], 0, 4096)
+    expected = np.array([item.c_intra + item.c_inter for item in scores])
+    assert (report.scored, len(report.index)) == (COUNT, COUNT)
+    by_row = np.argsort(report.index.rows)
+    np.testing.assert_allclose(report.index.score[by_row], expected, rtol=0, atol=1e-6)
+    order = report.index.order(config.scoring)
+    assert sorted(order.tolist()) == list(range(COUNT))
+    assert np.all(np.diff(expected[order]) <= 2e-6)
+    assert -1 < report.index.length_correlation < 1
+
+
+def test_the_parts_are_gone_and_the_summary_says_where_the_index_is(report):
+    assert Storage(report.folder).list() == ["manifest.json", "scores.parquet"]
+    text = summary(report)
+    assert f"{COUNT} problems of arithmetic" in text
+    assert "prompts/s" in text
+    assert f"{report.index.length_correlation:+.3f}" in text
+    assert report.folder in text
+
+
+def test_a_second_call_finds_it(report, config, table, prompts):
+    said = []
+    index = ensure_index(config, table, prompts, said.append)
+    np.testing.assert_array_equal(index.score, report.index.score)
+    assert len(said) == 1
+    assert f"index of {COUNT} problems found; Spearman with prompt tokens" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("model_digest", {"model": {"path": "other"}}),
+        ("tokenizer_digest", {"model": {"path": "other"}}),
+        ("template_digest", {"data": {"prompt": {"instruction": " Answer in \\boxed{}."}}}),
+        ("dataset_digest", {"data": {"train": {"min_level": 2}}}),
+        ("signal_version", {"model": {"dtype": "bfloat16"}}),
+    ],
+)
+def test_the_fingerprint_tells_inputs_apart(field, changes, config, table, prompts, tmp_path):
+    tree = config.model_dump(mode="json")
+    for section, values in changes.items():
+        for name, value in values.items():
+            tree[section][name] = (tree[section][name] | value) if isinstance(value, dict) else value
+    if tree["model"]["path"] == "other":
+        tree["model"]["path"] = str(other_model(config, tmp_path))
+    changed = Config.model_validate(tree)
+    builder = PromptBuilder(load_tokenizer(changed.model), changed.data.prompt)
+    problems = prepare_problems(changed.data.train, prompts=builder, on_bad_row="error", storage=Storage(str(tmp_path)))
+    before, after = fingerprint(config, table, prompts), fingerprint(changed, problems, builder)
+    assert getattr(before, field) != getattr(after, field)
+    assert before.digest != after.digest
+
+
+def other_model(config, folder):
+    """A copy of the built-in model with another weight and another token."""
+    model, tokenizer = load_model(config.model), load_tokenizer(config.model)
+    model.model.norm.weight.data[0] += 1
+    tokenizer.add_tokens(["xyzzy"])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "message"),
+    [
+        ("fingerprint.model_digest", "0" * 64, IndexMismatchError, "model_digest: 0{64} here, .* another model"),
+        ("fingerprint.dataset_digest", "0" * 64, IndexMismatchError, "dataset_digest: .* made from other problems"),
+        ("problems", COUNT - 1, DataError, f"has {COUNT} rows.*its manifest speaks of {COUNT - 1} problems"),
+    ],
+)
+def test_an_index_of_other_inputs_is_refused(key, value, error, message, report, config, table, prompts):
+    folder = Storage(report.folder)
+    original = folder.read_text(MANIFEST_FILE)
+    manifest = json.loads(original)
+    *sections, name = key.split(".")
+    inner = manifest
+    for section in sections:
+        inner = inner[section]
+    inner[name] = value
+    folder.write_text(MANIFEST_FILE, json.dumps(manifest))
+    try:
+        with pytest.raises(error, match=f"(?s){message}"):
+            ensure_index(config, table, prompts)
+    finally:
+        folder.write_text(MANIFEST_FILE, original)
+
+
+def test_lost_parts_are_noticed(config, table, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("gainrl_ray.scoring.score_problems", lambda plan, _: lose_parts(plan))
+    elsewhere = config.model_copy(update={"run": config.run.model_copy(update={"storage": str(tmp_path)})})
+    with pytest.raises(DataError, match=f"holds scores of 0 problems, expected {COUNT}: delete the folder .*work"):
+        ensure_index(elsewhere, table, prompts, logging.info)
+
+
+def lose_parts(plan):
+    return 0
+
+
+def test_the_job_says_what_is_wrong_in_one_line(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "jobs"))
+    monkeypatch.delitem(sys.modules, "score", raising=False)
+    import score as job
+
+    assert job.main(["--scoring.batch_token=3"]) == 2
+    message = capsys.readouterr().err
+    assert "scoring.batch_token" in message
+    assert "scoring.batch_tokens" in message
+    assert "Traceback" not in message
