@@ -10,7 +10,7 @@ usage() {
   cat <<'TEXT'
 usage: cluster/local.sh train|score|evaluate|test|stop [arguments]
 
-  train, score, evaluate   set up .venv, start Ray if needed, submit jobs/<verb>.py, follow it; its exit status is returned
+  train, score, evaluate   set up .venv, start Ray if needed, submit jobs/<verb>.py, follow it, end with its status
   test                     set up .venv, run the test suite (arguments go to pytest)
   stop                     stop the Ray head that this script started for this checkout
 
@@ -44,7 +44,7 @@ find_python() {
       return
     fi
   done
-  fail "Python 3.11 to 3.13 is needed, found none (${PYTHON:-$(python3 --version 2>&1 || true)}): install python3.11, or set PYTHON"
+  fail "Python 3.11 to 3.13 is needed, found ${PYTHON:-$(python3 --version 2>&1 || true)}: install python3.11 or set PYTHON"
 }
 
 find_uv() { # an installed uv that is new enough, else the one under .local, fetched with pip
@@ -85,8 +85,7 @@ adopt_pip_settings() {
 
 install_packages() {
   local uv=$1 extra=$2 index=https://download.pytorch.org/whl/cpu/
-  # Compiled once here; otherwise every actor that starts compiles torch, vLLM and Ray by itself where it may not write.
-  local install=("$uv" pip install --compile-bytecode --python "$venv/bin/python" --editable ".[$extra]" --group dev)
+  local install=("$uv" pip install --python "$venv/bin/python" --editable ".[$extra]" --group dev)
   "${install[@]}" >"$state/install.log" 2>&1 && return
   if [[ $extra == cpu ]] && "$venv/bin/python" -c \
     "import urllib.request as r; r.urlopen(r.Request('${index}torch/', method='HEAD'), timeout=5)" 2>/dev/null; then
@@ -94,7 +93,8 @@ install_packages() {
     "${install[@]}" --torch-backend cpu >"$state/install.log" 2>&1 && return
   fi
   tail -n 20 "$state/install.log" >&2
-  fail "installing failed, see above and .local/install.log (torch 2.13.0+cpu comes from pip's find-links or index, else from $index): check the network and pip's settings, then run again"
+  fail "installing failed, see above and .local/install.log (torch+cpu comes from where pip looks, else from $index):" \
+    "check the network and pip's settings, then run again"
 }
 
 set_up() {
@@ -110,7 +110,8 @@ set_up() {
   adopt_pip_settings "$python"
   cd "$root"
   # The two extras ship the same modules under different names, so a change of extra starts afresh.
-  if [[ ! -x $venv/bin/python || ${have:-$extra} != "$extra"* ]] || ! cmp -s <("$python" --version) <("$venv/bin/python" --version); then
+  if [[ ! -x $venv/bin/python || ${have:-$extra} != "$extra"* ]] \
+    || ! cmp -s <("$python" --version) <("$venv/bin/python" --version); then
     say "making .venv with $("$python" --version)"
     "$uv" venv --quiet --clear --python "$python" "$venv" || fail "uv cannot make $venv: remove it and run again"
   fi
@@ -129,7 +130,9 @@ birth() { # start time of a process in clock ticks, so that a recycled pid is no
   stat=$(cat "/proc/$1/stat" 2>/dev/null) && cut -d' ' -f20 <<<"${stat##*) }"
 }
 
-answers() { "$venv/bin/python" -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$1/api/version', timeout=5)" 2>/dev/null; }
+answers() { # true when Ray's dashboard does
+  "$venv/bin/python" -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$1/api/version', timeout=5)" 2>/dev/null
+}
 
 head_alive() { # sets head_pid and head_port
   head_pid='' head_port=''
@@ -202,11 +205,13 @@ print(*(server.getsockname()[1] for server in held))')"
 }
 
 use_ray() {
-  if [[ -n ${RAY_ADDRESS:-} ]]; then
-    say "using the Ray cluster at $RAY_ADDRESS"
+  local cluster=${RAY_API_SERVER_ADDRESS:-${RAY_ADDRESS:-}}
+  if [[ -n $cluster ]]; then
+    say "using the Ray cluster at $cluster"
     return
   fi
-  # Anybody with an account on this machine could reach a loopback port; a token would be as readable to the same user.
+  # No token on the loopback interface. On a machine shared with people who must not run code as you, start a Ray with
+  # RAY_AUTH_MODE=token yourself and name it in RAY_ADDRESS.
   export RAY_AUTH_MODE=disabled
   locked start_head
   head_alive || fail "the Ray head has just ended: see .local/ray.log"
@@ -226,15 +231,16 @@ PY
 }
 
 run_job() {
-  local verb=$1 job environment follower result stopped=''
+  local verb=$1 job environment follower result stopped='' color=auto
   shift
   job=gainrl-$verb-$(date +%Y%m%d-%H%M%S)-$$
   environment=$(CALLER=$caller "$venv/bin/python" -c 'import json, os
 print(json.dumps({"env_vars": {"GAINRL_CALLER_DIR": os.environ["CALLER"], "RAY_JOB_STOP_WAIT_TIME_S": "120"},
                   "excludes": [".local/", ".git/", "runs/"]}))')
   cd "$root"
-  ray job submit --log-style pretty --submission-id "$job" --working-dir . --runtime-env-json "$environment" \
-    -- python "jobs/$verb.py" "$@" 2>"$state/submit.log" &
+  [[ -t 1 ]] || color=false
+  ray job submit --log-style pretty --log-color "$color" --submission-id "$job" --working-dir . \
+    --runtime-env-json "$environment" -- python "jobs/$verb.py" "$@" 2>"$state/submit.log" &
   follower=$!
   trap 'stopped=130; say "stopping $job: it may take two minutes to commit its work"
     ray job stop --no-wait "$job" >/dev/null 2>&1 || kill "$follower" 2>/dev/null || true' INT TERM HUP
@@ -255,6 +261,7 @@ print(json.dumps({"env_vars": {"GAINRL_CALLER_DIR": os.environ["CALLER"], "RAY_J
 
 verb=${1:-}
 [[ $# -gt 0 ]] && shift
+# Bytecode must be cached: otherwise every actor that starts compiles torch, vLLM and Ray anew.
 unset PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
 export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv RAY_USAGE_STATS_ENABLED=0
 export NO_PROXY=${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost no_proxy=${no_proxy:+$no_proxy,}127.0.0.1,localhost

@@ -14,16 +14,15 @@ PACKAGED = Path(gainrl_ray.model.__file__).parent / "tiny"
 
 def main() -> None:
     """Trains on the CPU, writes the folder, prints what the model can do."""
-    recipe = Recipe()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, default=PACKAGED, help="folder to write")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--steps", type=int, default=recipe.steps, help="training steps; fewer give a worse start")
-    parser.add_argument("--seed", type=int, default=recipe.seed, help="seed of weights and order")
+    parser.add_argument("--part", type=float, default=1.0, help="part of the training steps, for a quick trial")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order")
     parser.add_argument("--check", type=int, default=50, help="held-out problems per level to measure on; 0 = none")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    recipe = Recipe(steps=arguments.steps, seed=arguments.seed)
+    recipe = Recipe(seed=arguments.seed).shortened(arguments.part)
     tokenizer = build_tokenizer(PROBLEM_SEED)
     model = build_model(tokenizer, recipe.seed)
     train(model, tokenizer, recipe, report=lambda line: print(line, flush=True))

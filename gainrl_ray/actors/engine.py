@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -124,9 +125,11 @@ class RolloutEngine:
         self.state, self.version = EngineState.STALE, None
         try:
             pull_s, update_s, size = self._update(buckets)
-        except GainrlError:
-            raise
         except Exception as error:
+            with suppress(Exception):  # closes the failed session where it is still open, so that another may begin
+                self._engine.collective_rpc("finish_weight_update")
+            if isinstance(error, GainrlError):
+                raise
             raise WeightSyncError(f"version {version}: vLLM did not take the weights: {error}") from error
         if not self._engine.reset_prefix_cache():
             raise EngineError(
@@ -136,8 +139,6 @@ class RolloutEngine:
         started = time.monotonic()
         worst = self._verify(probe, version) if probe is not None else float("nan")
         verify_s = time.monotonic() - started
-        if self._in_process:
-            self._engine.set_weight_version(str(version))
         self.state, self.version = EngineState.SERVING, version
         return SyncFigures(
             version=version, pull_s=pull_s, update_s=update_s, verify_s=verify_s, worst_difference=worst, size=size

@@ -92,9 +92,15 @@ class GenerationLoop(threading.Thread):
         if evaluation_due(version, attempt.start, self._config):
             figures = self._generator.evaluate(self._heldout, version)
             if version == 0:
-                self._record.log({"step": 0, **figures})
+                self._record.log({"step": 0, **figures, **self._data_figures()})
             with attempt.changing():
                 attempt.evaluations[version] = figures
+
+    def _data_figures(self) -> dict[str, int]:
+        """How many rows of each dataset were read and how many of them could not be used."""
+        reports = {"train": self._train.report, "heldout": self._heldout.report}
+        read = {f"data/{name}_rows": report.rows_read for name, report in reports.items()}
+        return read | {f"data/{name}_bad_rows": sum(report.bad.values()) for name, report in reports.items()}
 
     def _generate(self, step: int, version: int) -> None:
         attempt = self._attempt

@@ -160,6 +160,8 @@ def _configure(plan: ScoringPlan) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
+    # The newer reader lists files in a task of a whole CPU: beside the filter and a scorer that is more than two cores.
+    context.use_datasource_v2 = False
     context.checkpoint_config = CheckpointConfig(
         id_column="problem_id",
         checkpoint_path=finished.path,

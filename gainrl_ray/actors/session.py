@@ -22,7 +22,10 @@ def session(config: RayConfig) -> Iterator[None]:
     """
     address = Environment().ray_address or config.address
     if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; read when ray is imported
+        # Both are read when ray is imported. Without the second, Ray rewrites 127.0.0.1 to the machine's address and
+        # listens on it; on loopback alone nobody outside can reach a cluster without tokens.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if ray.is_initialized():

@@ -90,6 +90,7 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         finalize_layerwise_reload(self.model, self.model_config)
         retie_head(self.model, tied=bool(self.model_config.hf_text_config.tie_word_embeddings))
         missing = set(dict(self.model.named_parameters())) - self._loaded if self._loaded is not None else set()
+        self._loaded = None
         if missing:
             raise WeightSyncError(
                 f"{len(missing)} parameters of the engine's model were not sent: {sorted(missing)[:3]}; "

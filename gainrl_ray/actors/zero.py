@@ -71,7 +71,7 @@ class PolicyEngine:
             # DeepSpeed has taken a step with zero gradients, which Adam's bias correction would count.
             self._engine.basic_optimizer.state.clear()
         self._engine.train()
-        self._reference = self._start_reference(deepspeed, settings) if config.loss.kl_coef > 0 else None
+        self._reference: Any = self._start_reference(deepspeed, settings) if config.loss.kl_coef > 0 else None
 
     def update(self, batch: RankBatch) -> UpdateReport:
         """What this rank saw while training one step; means are over all ranks, angles are this rank's.

@@ -194,7 +194,7 @@ def _draw(rng: random.Random, level: int) -> tuple[str, list[str], int]:
 
 
 def _change(rng: random.Random, total: int, used: set[int]) -> tuple[str, int, int]:
-    """A sign, an operand and the new count in [SMALLEST_COUNT, LARGEST_COUNT]; numbers repeat only when no other fits."""
+    """A sign, an operand and the new count, SMALLEST_COUNT to LARGEST_COUNT; numbers repeat only when no other fits."""
     choices = {
         "+": [n for n in range(2, 13) if total + n <= LARGEST_COUNT],
         "-": [n for n in range(2, 13) if total - n >= SMALLEST_COUNT],

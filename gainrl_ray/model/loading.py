@@ -70,11 +70,12 @@ def load_model(config: ModelConfig, dtype: str | None = None) -> Any:
     disable_progress_bar()
 
     architecture = _causal_config(config)
+    loader: Any = AutoModelForCausalLM
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = loader.from_pretrained(
             model_folder(config),
             config=architecture,
-            revision=_revision(config) or "main",
+            revision=_revision(config),
             dtype=getattr(torch, dtype or config.dtype),
             attn_implementation=config.attention,
             trust_remote_code=config.trust_remote_code,
@@ -95,10 +96,10 @@ def load_model(config: ModelConfig, dtype: str | None = None) -> Any:
 
 
 def check_model(config: ModelConfig) -> Any:
-    """The model's tokenizer, after checking it against the model's config; weights are not read.
+    """The model's tokenizer, after checking it against the model's config and weight files' headers.
 
-    Raises ModelError for what `load_tokenizer` refuses, for anything but a causal language model, and for a
-    tokenizer with ids beyond the embedding's rows.
+    Raises ModelError for what `load_tokenizer` refuses, for anything but a causal language model, for a tokenizer
+    with ids beyond the embedding's rows, and for damaged weight files.
     """
     rows = _causal_config(config).get_text_config().vocab_size
     tokenizer = load_tokenizer(config)
@@ -107,7 +108,22 @@ def check_model(config: ModelConfig) -> Any:
             f"model.path {config.path!r}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows; "
             "tokenizer and weights are of different models"
         )
+    _check_weight_files(config)
     return tokenizer
+
+
+def _check_weight_files(config: ModelConfig) -> None:
+    """Refuse a folder whose safetensors files are cut or damaged; reads their headers only."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(Path(model_folder(config)).glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"model.path {config.path!r}: {path.name} is no readable weight file ({error}): copy it again"
+            ) from error
 
 
 def model_digest(config: ModelConfig) -> str:
@@ -136,7 +152,8 @@ def stop_token_ids(config: ModelConfig, tokenizer: Any) -> tuple[int, ...]:
 
     ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
     try:
-        listed = GenerationConfig.from_pretrained(model_folder(config), revision=_revision(config)).eos_token_id
+        generation = GenerationConfig.from_pretrained(model_folder(config), revision=_revision(config))
+        listed = generation.eos_token_id
     except OSError:
         listed = None
     ids.update([listed] if isinstance(listed, int) else listed or [])
@@ -201,9 +218,9 @@ def _hub_commit(config: ModelConfig) -> str:
     return Path(snapshot).name
 
 
-def _revision(config: ModelConfig) -> str | None:
-    """The hub revision, for hub names only."""
-    return None if Path(model_folder(config)).is_dir() else config.revision
+def _revision(config: ModelConfig) -> str:
+    """The hub revision; that of a folder has no effect."""
+    return config.revision or "main"
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -4,15 +4,20 @@ The model learns two ways to answer: step by step, which it does reliably, and a
 as there are several steps. How often it chooses the first falls with the number of steps (STEP_BY_STEP_SHARE). So it
 knows the format, is right now and then, and RL has something to find.
 
-The skill and the choice are trained together but apart: PRACTICE of all problems are shown with their steps, and the
-loss of a solution's first token, which makes the choice, is weighted so that the choice learns STEP_BY_STEP_SHARE.
+Three lessons, since a small model learns the parts of a task faster than the whole:
+
+1. equations: worked solutions alone, to calculate;
+2. problems: questions with worked solutions, to find the next step in the text;
+3. styles: the whole prompt and both ways to answer. A part of all problems (`worked`) is shown with its steps, and the
+   loss of an answer's first token, which makes the choice, is weighted so that the choice learns STEP_BY_STEP_SHARE.
 """
 
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,35 +32,58 @@ from transformers import (
 )
 
 from gainrl_ray.config import PromptConfig
-from gainrl_ray.data.arithmetic import ArithmeticProblem, bare_answer, generate
+from gainrl_ray.data.arithmetic import MAX_LEVEL, ArithmeticProblem, bare_answer, generate
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.model.tiny_tokenizer import END_OF_TEXT, MESSAGE_END, train_tokenizer
 
 CONTEXT = 2048  # tokens
 STEP_BY_STEP_SHARE = {1: 0.5, 2: 0.25, 3: 0.1, 4: 0.03, 5: 0.01, 6: 0.003}
-PRACTICE = 0.75
 PROBLEM_SEED = 1_000_003  # of the problems trained on, so that they are not those that RL trains on
+
+_NOT_CALCULATED = re.compile(r"^\d+|[-+*/]\d+")  # what nobody can know without the question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How long and how fast to train."""
+    """How long and how fast to train; steps and batches (in problems) of the three lessons."""
 
     seed: int = 0
-    steps: int = 2000
-    batch: int = 32  # problems
+    equation_steps: int = 220
+    equation_batch: int = 64
+    problem_steps: int = 420
+    style_steps: int = 300
+    batch: int = 32
+    worked: float = 0.7  # part of the last lesson's problems that are shown with their steps
     lr: float = 2e-3  # peak
-    warmup: int = 50  # steps
-    ramp: float = 0.4  # part of the steps over which problems grow from one step to six
+    warmup: int = 30  # steps
+    decay: float = 0.05  # AdamW's weight decay, of matrices
+
+    @property
+    def steps(self) -> int:
+        """Steps of all lessons."""
+        return self.equation_steps + self.problem_steps + self.style_steps
+
+    def shortened(self, part: float) -> "Recipe":
+        """The same recipe with `part` of each lesson's steps, at least one."""
+        lengths = {name: getattr(self, name) for name in ("equation_steps", "problem_steps", "style_steps")}
+        return replace(self, **{name: max(1, round(part * length)) for name, length in lengths.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A prompt after the shared prefix, a completion, and the weight of the completion's first token."""
+    """Token ids [tokens] after the shared prefix, and the weight of each in the loss."""
 
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-    choice_weight: float
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one step trains: examples, with the tokens that stand before each of them."""
+
+    lesson: str
+    prefix: tuple[int, ...]
+    examples: Sequence[Example]
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerBase:
@@ -79,6 +107,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedMode
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
+        initializer_range=0.05,  # near 1/sqrt(hidden): a narrow model starts slowly from the usual 0.02
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.convert_tokens_to_ids(MESSAGE_END),
@@ -94,27 +123,24 @@ def train(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, report: Callable[[str], None]
 ) -> None:
     """Trains the model in place: AdamW, cosine schedule, loss on completions only; `report` gets progress lines."""
-    prompts = PromptBuilder(tokenizer, PromptConfig())
-    batches = list(_batches(_examples(tokenizer, prompts, recipe), recipe))
-    report(f"{recipe.steps} steps of {recipe.batch} problems, prefix of {len(prompts.prefix_ids)} tokens")
-    prefix = torch.tensor([prompts.prefix_ids])
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
     model.train()
     started, losses = time.monotonic(), []
-    for step, batch in enumerate(batches, start=1):
-        loss = _loss(model, prefix, batch)
+    for step, batch in enumerate(lessons(tokenizer, recipe), start=1):
+        loss = _loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         losses.append(loss.item())
-        if step % 50 == 0 or step == len(batches):
-            report(f"step {step}: loss {sum(losses) / len(losses):.4f}, {time.monotonic() - started:.0f} s")
+        if step % 20 == 0 or step == recipe.steps:
+            mean, seconds = sum(losses) / len(losses), time.monotonic() - started
+            report(f"step {step}/{recipe.steps} ({batch.lesson}): loss {mean:.4f}, {seconds:.0f} s")
             losses.clear()
     model.eval()
 
@@ -127,6 +153,81 @@ def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         path.chmod(0o644)
 
 
+def lessons(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Iterator[Batch]:
+    """The batches of all steps, in order."""
+    prompts = PromptBuilder(tokenizer, PromptConfig())
+    end = tokenizer.convert_tokens_to_ids(MESSAGE_END)
+    count = recipe.equation_steps * recipe.equation_batch
+    solutions = generate("train", count, min_level=MAX_LEVEL - 4, max_level=MAX_LEVEL, seed=PROBLEM_SEED)
+    equations = _equations(tokenizer, [problem.solution for problem in solutions])
+    for examples in _split(equations, recipe.equation_batch, recipe.seed):
+        yield Batch(lesson="equations", prefix=(), examples=examples)
+    count = (recipe.problem_steps + recipe.style_steps) * recipe.batch
+    problems = generate("train", count, max_level=max(STEP_BY_STEP_SHARE), seed=PROBLEM_SEED)
+    first, rest = problems[: recipe.problem_steps * recipe.batch], problems[recipe.problem_steps * recipe.batch :]
+    worked = [_answered(tokenizer, prompts, problem, problem.solution, 1.0, end) for problem in first]
+    for examples in _split(worked, recipe.batch, recipe.seed):
+        yield Batch(lesson="problems", prefix=(), examples=examples)
+    rng = random.Random(recipe.seed)
+    mixed = [_styled(tokenizer, prompts, problem, rng.random() < recipe.worked, recipe.worked, end) for problem in rest]
+    for examples in _split(mixed, recipe.batch, recipe.seed):
+        yield Batch(lesson="styles", prefix=prompts.prefix_ids, examples=examples)
+
+
+def _equations(tokenizer: PreTrainedTokenizerBase, solutions: Sequence[str]) -> list[Example]:
+    """Solutions without their questions; only what follows from the tokens before has weight."""
+    encoded = tokenizer(list(solutions), return_offsets_mapping=True)
+    examples = []
+    for text, ids, offsets in zip(solutions, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        hidden = {place for match in _NOT_CALCULATED.finditer(text) for place in range(*match.span())}
+        examples.append(
+            Example(token_ids=tuple(ids), weights=tuple(float(start not in hidden) for start, _ in offsets))
+        )
+    return examples
+
+
+def _styled(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptBuilder,
+    problem: ArithmeticProblem,
+    steps: bool,
+    worked: float,
+    end: int,
+) -> Example:
+    """A problem answered in one of the two ways; its first token weighs wanted over shown frequency of that way."""
+    share = STEP_BY_STEP_SHARE[problem.level]
+    weight = share / worked if steps else (1 - share) / (1 - worked)
+    text = problem.solution if steps else bare_answer(problem.answer)
+    return _answered(tokenizer, prompts, problem, text, weight, end)
+
+
+def _answered(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptBuilder,
+    problem: ArithmeticProblem,
+    text: str,
+    first_weight: float,
+    end: int,
+) -> Example:
+    """A question, its answer and the end of the message; the answer's tokens have weight."""
+    question = prompts.build(problem.problem).token_ids[len(prompts.prefix_ids) :]
+    answer = tokenizer(text)["input_ids"]
+    return Example(
+        token_ids=(*question, *answer, end),
+        weights=(0.0,) * len(question) + (first_weight,) + (1.0,) * len(answer),
+    )
+
+
+def _split(examples: Sequence[Example], size: int, seed: int, pool: int = 8) -> Iterator[Sequence[Example]]:
+    """Batches in order, but each `pool` of them sorted by length and dealt out again, to save padding."""
+    rng = random.Random(seed)
+    for start in range(0, len(examples), size * pool):
+        part = sorted(examples[start : start + size * pool], key=lambda example: len(example.token_ids))
+        batches = [part[place : place + size] for place in range(0, len(part), size)]
+        rng.shuffle(batches)
+        yield from batches
+
+
 def _rate(step: int, recipe: Recipe) -> float:
     """Learning rate at a step as a share of the peak: linear warm-up, then a cosine to 2 %."""
     if step < recipe.warmup:
@@ -135,65 +236,22 @@ def _rate(step: int, recipe: Recipe) -> float:
     return 0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _examples(tokenizer: PreTrainedTokenizerBase, prompts: PromptBuilder, recipe: Recipe) -> list[Example]:
-    """The examples of all steps in training order; the hardest level grows from 1 to 6 over `ramp` of the steps."""
-    rng = random.Random(recipe.seed)
-    hardest = max(STEP_BY_STEP_SHARE)
-    levels = []
-    for step in range(recipe.steps):
-        cap = min(hardest, 1 + int(hardest * step / max(1.0, recipe.ramp * recipe.steps)))
-        levels += [rng.randint(1, cap) for _ in range(recipe.batch)]
-    stock = {
-        level: iter(generate("train", levels.count(level), min_level=level, max_level=level, seed=PROBLEM_SEED))
-        for level in STEP_BY_STEP_SHARE
-    }
-    problems = [next(stock[level]) for level in levels]
-    shown = [rng.random() < PRACTICE for _ in problems]
-    texts = [p.solution if steps else bare_answer(p.answer) for p, steps in zip(problems, shown, strict=True)]
-    completions = tokenizer(texts)["input_ids"]
-    start, end = len(prompts.prefix_ids), tokenizer.convert_tokens_to_ids(MESSAGE_END)
-    return [
-        Example(
-            prompt=prompts.build(problem.problem).token_ids[start:],
-            completion=(*completion, end),
-            choice_weight=_choice_weight(problem, steps),
-        )
-        for problem, steps, completion in zip(problems, shown, completions, strict=True)
-    ]
-
-
-def _choice_weight(problem: ArithmeticProblem, steps: bool) -> float:
-    """Wanted frequency of this way to answer, over its frequency among the examples."""
-    share = STEP_BY_STEP_SHARE[problem.level]
-    return share / PRACTICE if steps else (1 - share) / (1 - PRACTICE)
-
-
-def _batches(examples: Sequence[Example], recipe: Recipe, pool: int = 8) -> Iterator[list[Example]]:
-    """Batches in training order; each `pool` of them is sorted by length and dealt out again, to save padding."""
-    rng = random.Random(recipe.seed + 1)
-    size = recipe.batch * pool
-    for start in range(0, len(examples), size):
-        part = sorted(examples[start : start + size], key=lambda e: len(e.prompt) + len(e.completion))
-        batches = [part[place : place + recipe.batch] for place in range(0, len(part), recipe.batch)]
-        rng.shuffle(batches)
-        yield from batches
-
-
-def _loss(model: PreTrainedModel, prefix: torch.Tensor, batch: Sequence[Example]) -> torch.Tensor:
-    """Weighted mean cross-entropy of the completions' tokens; the shared prefix [1, tokens] is computed once."""
-    length = max(len(example.prompt) + len(example.completion) for example in batch)
-    token_ids = torch.zeros(len(batch), length, dtype=torch.long)
-    weights = torch.zeros(len(batch), length)
-    for row, example in enumerate(batch):
-        start, stop = len(example.prompt), len(example.prompt) + len(example.completion)
-        token_ids[row, :stop] = torch.tensor(example.prompt + example.completion)
-        weights[row, start:stop] = 1.0
-        weights[row, start] = example.choice_weight
-    cache = DynamicCache(config=model.config)
-    model.model(prefix, past_key_values=cache, use_cache=True)  # pyright: ignore[reportCallIssue]
-    cache.batch_repeat_interleave(len(batch))
-    hidden = model.model(token_ids, past_key_values=cache, use_cache=True).last_hidden_state  # pyright: ignore[reportCallIssue]
-    wanted = weights[:, 1:] > 0  # position t predicts token t + 1
-    logits = model.lm_head(hidden[:, :-1][wanted])
+def _loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of the tokens with weight, weighted, over their number; the shared prefix is computed once."""
+    rows, length = len(batch.examples), max(len(example.token_ids) for example in batch.examples)
+    token_ids = torch.zeros(rows, length, dtype=torch.long)
+    weights = torch.zeros(rows, length)
+    for row, example in enumerate(batch.examples):
+        token_ids[row, : len(example.token_ids)] = torch.tensor(example.token_ids)
+        weights[row, : len(example.token_ids)] = torch.tensor(example.weights)
+    body = model.model  # pyright: ignore[reportAttributeAccessIssue]
+    cache = None
+    if batch.prefix:
+        cache = DynamicCache(config=model.config)
+        body(torch.tensor([batch.prefix]), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(rows)
+    hidden = body(token_ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    wanted = weights[:, 1:] > 0  # the state at position t predicts token t + 1
+    logits = model.lm_head(hidden[:, :-1][wanted])  # pyright: ignore[reportCallIssue]
     losses = cross_entropy(logits, token_ids[:, 1:][wanted], reduction="none")
     return (losses * weights[:, 1:][wanted]).sum() / wanted.sum()

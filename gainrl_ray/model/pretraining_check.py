@@ -57,7 +57,8 @@ def skill(problems: Sequence[ArithmeticProblem], completions: Sequence[str]) -> 
     """How the completions do."""
     answers = [_BOXED.search(text) for text in completions]
     return Skill(
-        accuracy=sum(a is not None and a[1] == p.answer for a, p in zip(answers, problems, strict=True)) / len(problems),
+        accuracy=sum(a is not None and a[1] == p.answer for a, p in zip(answers, problems, strict=True))
+        / len(problems),
         boxed=sum(a is not None for a in answers) / len(problems),
         step_by_step=sum(_EQUATION.match(text) is not None for text in completions) / len(problems),
     )

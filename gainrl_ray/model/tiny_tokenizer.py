@@ -24,7 +24,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], max_length: int) -> Qwen2Tokenizer:
-    """A Qwen2 tokenizer of at most LARGEST_VOCABULARY tokens: every byte, merges learned from `texts`, the ChatML tokens last.
+    """A Qwen2 tokenizer: every byte, merges learned from `texts`, the ChatML tokens last; LARGEST_VOCABULARY at most.
 
     The pre-tokenizer is Qwen2's (each digit alone, spaces glued to the word after) and so is the NFC normalisation,
     since transformers and vLLM put Qwen2's own in place of any other when they load a tokenizer beside a Qwen2 model.

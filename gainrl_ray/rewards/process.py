@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gainrl_ray.errors import ConfigError, DeadlineError
+
+logger = logging.getLogger(__name__)
 
 START_DEADLINE_S = 180.0
 START_ATTEMPTS = 3
@@ -90,9 +93,10 @@ class WorkerProcess:
                 continue
             if "error" in reply:
                 self.kill()
+                logger.error("loading %s: %s", self._function, reply["traceback"])
                 raise ConfigError(
                     f"reward.function: received {self._function!r}, which cannot be loaded: {reply['error']}; "
-                    f"accepted: math, or module:function where the module can be imported\n{reply['traceback']}"
+                    f"accepted: math, or module:function where the module can be imported"
                 )
             self._ready = True
             return

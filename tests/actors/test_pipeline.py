@@ -12,6 +12,7 @@ from gainrl_ray.actors.generation import Generated
 from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.config import Config
+from gainrl_ray.data.problems import RowReport
 from gainrl_ray.errors import DeadlineError, DivergenceError, EngineError, StaleAttemptError
 from gainrl_ray.metrics import read_metrics
 from gainrl_ray.run_record import RunRecord
@@ -33,8 +34,13 @@ PROBLEMS, STEPS = 40, 6
 WAIT_S = 60.0  # an engine that is not there needs milliseconds; the machine may be busy
 
 
+REPORT = RowReport(path="memory", rows_read=PROBLEMS, kept=PROBLEMS, bad={}, examples=(), bad_rows="")
+
+
 class MemoryTable:
     """Problems that exist by their row number."""
+
+    report = REPORT
 
     def __len__(self) -> int:
         return PROBLEMS

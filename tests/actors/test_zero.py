@@ -2,7 +2,7 @@
 
 import math
 import os
-import shutil
+import re
 import socket
 import subprocess
 import sys
@@ -16,9 +16,9 @@ import torch
 import zero_checks
 
 from gainrl_ray.actors.deepspeed_config import deepspeed_config, learning_rate_factor
-from gainrl_ray.actors.zero import PolicyEngine
+from gainrl_ray.actors.zero_state import gathered_weights
 from gainrl_ray.config import Config, OptimizerConfig
-from gainrl_ray.errors import ConfigError, DataError
+from gainrl_ray.errors import ConfigError
 from gainrl_ray.model.loading import TINY_FOLDER
 from gainrl_ray.types import MicroBatch
 
@@ -52,7 +52,9 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def seen(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """What every rank saw, by number of ranks; their files are in the folder named by "folder"."""
-    return {ranks: _run(ranks, small_model, tmp_path_factory.mktemp(f"ranks{ranks}")) for ranks in (1, 2)}
+    # Two ranks first: one rank tries to load their checkpoints.
+    folder = tmp_path_factory.mktemp("zero")
+    return {ranks: _run(ranks, small_model, folder / zero_checks.RANKS_FOLDER.format(ranks)) for ranks in (2, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,7 @@ def expected(small_model: str) -> dict[str, Any]:
 
 
 def _run(ranks: int, model: str, folder: Path) -> list[dict[str, Any]]:
+    folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -106,7 +109,7 @@ def _plain_update(config: Config, path: str) -> dict[str, Any]:
         clipped = gradients[name] * scale
         # Adam's first update with bias correction: both moments are the gradient itself. Half the rate: warm-up of 2.
         weights[name] = weight.detach() - 0.5 * optimizer.lr * clipped / (clipped.abs() + optimizer.eps)
-    return {"loss": float(loss), "gradients": gradients, "norm": norm, "weights": weights, "logprobs": logprobs}
+    return {"loss": loss.item(), "gradients": gradients, "norm": norm, "weights": weights, "logprobs": logprobs}
 
 
 def _plain_loss(model: Any, batch: MicroBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -261,20 +264,32 @@ def test_nothing_is_printed(seen: Any) -> None:
         assert lines == []
 
 
-def test_a_checkpoint_of_another_set_up_is_refused(seen: Any, small_model: str, tmp_path: Path) -> None:
-    engine = PolicyEngine(zero_checks.make_config(small_model, 2), rank=0, world_size=1, total_updates=8)
-    with pytest.raises(ConfigError, match="learner.workers: checkpoint 2, run 1"):
-        engine.load(seen[2][0]["folder"] / "stage2")
-    with pytest.raises(ConfigError, match="checkpoint 2, run 1; learner.zero_stage: checkpoint 1, run 2"):
-        engine.load(seen[2][0]["folder"] / "stage1")
-    with pytest.raises(DataError, match="no learner checkpoint"):
-        engine.load(tmp_path)
-    partial = tmp_path / "partial"
-    shutil.copytree(seen[1][0]["folder"] / "stage2", partial)
-    for file in (partial / "engine").glob("*optim_states.pt"):
-        file.write_bytes(b"not a checkpoint")
-    with pytest.raises(DataError, match="cannot be read"):
-        engine.load(partial)
+@pytest.mark.parametrize(
+    ("case", "error"),
+    [
+        ("ranks", r"ConfigError: .* \(learner\.workers: checkpoint 2, run 1\)"),
+        ("stage", r"ConfigError: .* learner\.zero_stage: checkpoint 1, run 2\)"),
+        ("nothing", "DataError: .*nowhere holds no learner checkpoint"),
+        ("broken", r"DataError: .*optim_states\.pt cannot be read"),
+    ],
+)
+def test_an_unsuitable_checkpoint_is_refused(seen: Any, case: str, error: str) -> None:
+    assert re.search(error, seen[1][0]["refusals"][case])
+
+
+def test_names_are_those_of_checkpoint_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experts, which transformers merges on loading, leave one by one, as vLLM expects them."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+
+    if not torch.cuda.is_available():
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    config = MixtralConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, num_local_experts=3)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    _assert_same(dict(gathered_weights(model, rank=0)), load_file(tmp_path / "model.safetensors"))
+    assert list(gathered_weights(model, rank=1)) == []
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
@@ -292,5 +307,5 @@ def test_deepspeed_settings_are_merged_and_guarded() -> None:
     assert merged["zero_optimization"]["overlap_comm"] is True
     assert merged["zero_optimization"]["stage"] == 2
     refused = Config.model_validate({"learner": {"deepspeed": {"train_batch_size": 8}}})
-    with pytest.raises(ConfigError, match="train_batch_size=8 cannot be set: use learner.microbatch_tokens"):
+    with pytest.raises(ConfigError, match=r"train_batch_size=8 cannot be set: use learner\.microbatch_tokens"):
         deepspeed_config(refused, ranks=1, parameters=10)

@@ -6,6 +6,7 @@ Run as a program, since a process belongs to one process group only.
 """
 
 import os
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from gainrl_ray.actors.zero import PolicyEngine
 from gainrl_ray.algo.batching import build_rank_batches
 from gainrl_ray.config import Config
+from gainrl_ray.errors import GainrlError
 from gainrl_ray.types import (
     Completion,
     Grade,
@@ -33,6 +35,7 @@ VOCABULARY = 500
 TOTAL_UPDATES = 8
 ALL_IN_ONE = 100_000
 FEW_TOKENS = 48
+RANKS_FOLDER = "ranks{}"
 PROBE = (5, 9, 2, 77, 310)
 
 
@@ -167,7 +170,29 @@ class Rank:
             found[f"stage{stage}"] = self.first_update(make_config(self.model, stage))[1]
         for stage in range(4):
             found[f"several{stage}"] = self.several_updates(_with_kl(self.model, stage))
+        found["refusals"] = self.refusals()
         return found
+
+    def refusals(self) -> dict[str, str]:
+        """The error of loading each unsuitable checkpoint into an engine of one rank and stage 2."""
+        engine, two_ranks = self.engine(make_config(self.model, 2)), self.folder.parent / RANKS_FOLDER.format(2)
+        broken = self.folder / "broken"
+        shutil.copytree(self.folder / "stage2", broken)
+        for file in (broken / "engine").glob("*optim_states.pt"):
+            file.write_bytes(b"not a checkpoint")
+        folders = {
+            "ranks": two_ranks / "stage2",
+            "stage": two_ranks / "stage1",
+            "nothing": self.folder / "nowhere",
+            "broken": broken,
+        }
+        errors = {}
+        for name, folder in folders.items():
+            try:
+                engine.load(folder)
+            except GainrlError as error:
+                errors[name] = f"{type(error).__name__}: {error}"
+        return errors
 
     def together(self) -> dict[str, Any]:
         """The checks of a run with several ranks, by name."""

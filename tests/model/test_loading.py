@@ -1,0 +1,155 @@
+"""What loads as a model, and what is refused with a reason."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gainrl_ray.config import ModelConfig
+from gainrl_ray.errors import ModelError
+from gainrl_ray.model.loading import (
+    TINY_FOLDER,
+    check_model,
+    load_model,
+    load_tokenizer,
+    model_digest,
+    model_folder,
+    pad_token_id,
+    stop_token_ids,
+)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the built-in model's folder, to be spoilt."""
+    return Path(shutil.copytree(TINY_FOLDER, tmp_path / "model"))
+
+
+def _config(path: Path | str, **settings: Any) -> ModelConfig:
+    return ModelConfig(path=str(path), dtype="float32", **settings)
+
+
+def _edit(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_tiny_loads_in_both_dtypes(tiny_model_config: ModelConfig) -> None:
+    assert model_folder(tiny_model_config) == str(TINY_FOLDER)
+    model, tokenizer = load_model(tiny_model_config), check_model(tiny_model_config)
+    assert model.dtype == torch.float32
+    assert not model.training
+    assert load_model(tiny_model_config, dtype="bfloat16").dtype == torch.bfloat16
+    assert tokenizer.decode(tokenizer.encode("2 + 3 = 5")) == "2 + 3 = 5"
+    assert tokenizer.eos_token_id in stop_token_ids(tiny_model_config, tokenizer)
+    assert pad_token_id(tokenizer) == tokenizer.pad_token_id
+
+
+def test_stop_tokens_join_tokenizer_and_generation_config(copied: Path) -> None:
+    _edit(copied / "generation_config.json", eos_token_id=[7, 5])
+    tokenizer = load_tokenizer(_config(copied))
+    assert stop_token_ids(_config(copied), tokenizer) == tuple(sorted({5, 7, tokenizer.eos_token_id}))
+    (copied / "generation_config.json").unlink()
+    assert stop_token_ids(_config(copied), tokenizer) == (tokenizer.eos_token_id,)
+
+
+def test_the_digest_follows_config_and_weights(copied: Path) -> None:
+    first = model_digest(_config(copied))
+    assert first == model_digest(_config("tiny"))
+    (copied / "README.md").write_text("not part of the model")
+    assert model_digest(_config(copied)) == first
+    weights = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    changed = model_digest(_config(copied))
+    assert changed != first
+    _edit(copied / "config.json", rms_norm_eps=1e-5)
+    assert model_digest(_config(copied)) not in (first, changed)
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="holds no weights"):
+        model_digest(_config(copied))
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_a_missing_folder_is_named(path: str) -> None:
+    with pytest.raises(ModelError, match=f"{path}' is no folder: accepted are 'tiny'"):
+        load_model(_config(path))
+
+
+def test_an_unreachable_hub_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="nobody/nothing': its config does not load"):
+        load_model(_config("nobody/nothing"))
+    with pytest.raises(ModelError, match="nobody/nothing' is neither 'tiny', nor a folder, nor a hub model"):
+        model_digest(_config("nobody/nothing"))
+
+
+def test_a_folder_without_config_is_refused(copied: Path) -> None:
+    (copied / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"is a folder without config\.json"):
+        load_model(_config(copied))
+
+
+def test_an_unreadable_config_is_refused(copied: Path) -> None:
+    (copied / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="its config does not load"):
+        check_model(_config(copied))
+
+
+def test_broken_weights_are_refused(copied: Path) -> None:
+    (copied / "model.safetensors").write_bytes(b"these are no weights")
+    with pytest.raises(ModelError, match="its weights do not load"):
+        load_model(_config(copied))
+
+
+def test_missing_weights_are_refused_instead_of_drawn(copied: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copied / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights of its Qwen2ForCausalLM \(model\.norm\.weight\)"):
+        load_model(_config(copied))
+
+
+def test_weights_of_another_shape_are_refused(copied: Path) -> None:
+    _edit(copied / "config.json", vocab_size=700)
+    with pytest.raises(ModelError, match="its weights do not load"):
+        load_model(_config(copied))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"architectures": ["Qwen2ForSequenceClassification"]},
+        {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"},
+        {"architectures": ["BertForMaskedLM"], "model_type": "bert"},
+    ],
+)
+def test_anything_but_a_causal_language_model_is_refused(copied: Path, values: dict[str, Any]) -> None:
+    _edit(copied / "config.json", **values)
+    with pytest.raises(ModelError, match=f"no causal language model.*{values['architectures'][0]}"):
+        check_model(_config(copied))
+
+
+def test_a_missing_tokenizer_is_refused(copied: Path) -> None:
+    for file in copied.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        check_model(_config(copied))
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(copied: Path) -> None:
+    _edit(copied / "config.json", vocab_size=100)
+    with pytest.raises(ModelError, match=r"the tokenizer has \d+ tokens, the embedding 100 rows"):
+        check_model(_config(copied))
+
+
+def test_code_of_a_model_runs_only_when_asked_for(copied: Path) -> None:
+    (copied / "own.py").write_text("raise SystemExit('ran')")
+    _edit(copied / "config.json", model_type="own", auto_map={"AutoConfig": "own.OwnConfig"})
+    with pytest.raises(ModelError, match=r"needs model\.trust_remote_code=true"):
+        load_model(_config(copied))

@@ -1,0 +1,178 @@
+"""Log-probabilities, entropy and angles of a micro-batch against plain computations."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gainrl_ray.model.policy as policy_module
+from gainrl_ray.config import ModelConfig
+from gainrl_ray.model.loading import load_model
+from gainrl_ray.model.policy import PolicyModel, PolicyOutput, forward_micro_batch, head_is_plain
+from gainrl_ray.model.prefill import prefill_angles
+from gainrl_ray.types import MicroBatch, Prompt, Span
+
+TEMPERATURE = 0.7
+LENGTHS = (9, 6, 7)
+PROMPTS = (5, 4, 4)
+
+
+def _batch(slots: tuple[int, ...] = (4, -1, 2)) -> MicroBatch:
+    """Three sequences padded to 9; padding is token 3, which must have no effect."""
+    rng = np.random.default_rng(0)
+    shape = (3, 9)
+    token_ids, mask = np.full(shape, 3, dtype=np.int64), np.zeros(shape, dtype=bool)
+    for row, (length, prompt) in enumerate(zip(LENGTHS, PROMPTS, strict=True)):
+        token_ids[row, :length] = rng.integers(0, 90, length)
+        mask[row, prompt:length] = True
+    return MicroBatch(
+        token_ids=token_ids,
+        lengths=np.asarray(LENGTHS),
+        response_mask=mask,
+        token_weights=mask.astype(np.float32),
+        advantages=np.ones(3, dtype=np.float32),
+        generator_logprobs=np.zeros(shape, dtype=np.float32),
+        prefix_stop=np.asarray([2, 1, 1]),
+        question_stop=np.asarray([4, 3, 4]),
+        slots=np.asarray(slots),
+    )
+
+
+def _model(kind: str, **settings: Any) -> Any:
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        **settings,
+    )
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+
+
+def _forward(policy: PolicyModel, batch: MicroBatch, **options: Any) -> PolicyOutput:
+    return forward_micro_batch(policy, policy, batch, **{"temperature": TEMPERATURE, "measure": False, **options})
+
+
+def _expected(model: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row by row without padding, all logits, in float64 after the model."""
+    logprobs = torch.zeros(batch.token_ids.shape, dtype=torch.float64)
+    entropy = torch.zeros_like(logprobs)
+    for row, length in enumerate(batch.lengths.tolist()):
+        token_ids = torch.from_numpy(batch.token_ids[row, :length])
+        with torch.no_grad():
+            table = (model(token_ids.unsqueeze(0)).logits[0].double() / TEMPERATURE).log_softmax(dim=-1)
+        for place in np.flatnonzero(batch.response_mask[row]).tolist():
+            logprobs[row, place] = table[place - 1, token_ids[place]]
+            entropy[row, place] = -(table[place - 1].exp() * table[place - 1]).sum()
+    return logprobs, entropy
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "plain"),
+    [
+        ("Qwen2", {"tie_word_embeddings": True}, True),
+        ("Llama", {"tie_word_embeddings": False}, True),
+        ("Gemma2", {"final_logit_softcapping": 5.0, "query_pre_attn_scalar": 8}, False),
+        ("Granite", {"logits_scaling": 3.0}, False),
+    ],
+)
+def test_logprobs_are_those_of_all_logits(kind: str, settings: dict[str, Any], plain: bool) -> None:
+    model = _model(kind, **settings)
+    assert head_is_plain(model) is plain
+    output = _forward(PolicyModel(model), _batch())
+    logprobs, entropy = _expected(model, _batch())
+    torch.testing.assert_close(output.logprobs.double(), logprobs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output.entropy.double(), entropy, rtol=0, atol=1e-5)
+    assert output.logprobs.dtype == torch.float32
+    assert not output.entropy.requires_grad
+
+
+def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for logits in (1 << 26, 2 * 96):  # all responses at once; two tokens at a time, recomputed
+        monkeypatch.setattr(policy_module, "LOGITS_OF_A_CHUNK", logits)
+        model = _model("Qwen2", tie_word_embeddings=True)
+        output = _forward(PolicyModel(model), _batch())
+        (output.logprobs * torch.arange(9)).sum().backward()
+        found.append((output.logprobs.detach(), [weight.grad for weight in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = _model("Qwen2", tie_word_embeddings=True)
+        policy = PolicyModel(model, gradient_checkpointing=checkpointing).train()
+        _forward(policy, _batch(), measure=True).logprobs.sum().backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+
+
+def test_angles_are_those_of_the_prompt_alone() -> None:
+    model, batch = _model("Qwen2", tie_word_embeddings=True), _batch()
+    angles = _forward(PolicyModel(model), batch, measure=True).angles
+    assert angles is not None
+    assert angles.slots.tolist() == [4, 2]
+    assert angles.question_tokens.tolist() == [2, 3]
+    prompts = []
+    for row in (0, 2):
+        stops = int(batch.prefix_stop[row]), int(batch.question_stop[row]), PROMPTS[row]
+        spans = [Span(0, stops[0]), Span(stops[0], stops[1]), Span(stops[1], stops[2])]
+        ids = tuple(batch.token_ids[row, : stops[2]].tolist())
+        prompts.append(Prompt(problem_id=str(row), token_ids=ids, prefix=spans[0], question=spans[1], suffix=spans[2]))
+    scores = prefill_angles(model, prompts, pad_id=0, batch_tokens=100)
+    assert angles.c_intra.tolist() == pytest.approx([score.c_intra for score in scores], abs=1e-6)
+    assert angles.c_inter.tolist() == pytest.approx([score.c_inter for score in scores], abs=1e-6)
+
+
+def test_prompt_only_measures_the_same_angles_and_runs_no_head() -> None:
+    model = _model("Qwen2", tie_word_embeddings=True)
+    policy = PolicyModel(model)
+    whole, alone = _forward(policy, _batch(), measure=True), _forward(policy, _batch(), measure=True, prompt_only=True)
+    assert whole.angles is not None
+    assert alone.angles is not None
+    assert torch.equal(whole.angles.c_intra, alone.angles.c_intra)
+    assert alone.logprobs.abs().sum() == 0
+
+
+def test_no_hook_stays_behind_and_unwanted_rows_cost_nothing() -> None:
+    model = _model("Qwen2", tie_word_embeddings=True)
+    policy = PolicyModel(model)
+    assert _forward(policy, _batch(slots=(-1, -1, -1)), measure=True).angles is None
+    _forward(policy, _batch(), measure=True)
+    assert not model.model.layers[-1].mlp._forward_pre_hooks
+
+
+def test_a_dummy_reaches_every_weight_with_a_gradient_of_zero() -> None:
+    model, batch = _model("Llama", tie_word_embeddings=False), _batch()
+    batch.response_mask[:] = False
+    output = _forward(PolicyModel(model), batch)
+    assert output.logprobs.abs().sum() == 0
+    output.logprobs.sum().backward()
+    assert all(weight.grad is not None and not weight.grad.any() for weight in model.parameters())
+
+
+def test_dropout_is_switched_off() -> None:
+    model = _model("Qwen2", tie_word_embeddings=True, attention_dropout=0.5)
+    policy = PolicyModel(model).train()
+    assert torch.equal(_forward(policy, _batch()).logprobs, _forward(policy, _batch()).logprobs)
+
+
+def test_bfloat16_gives_float32_logprobs(tiny_model_config: ModelConfig) -> None:
+    model = load_model(tiny_model_config, dtype="bfloat16")
+    output = _forward(PolicyModel(model), _batch(), measure=True)
+    assert output.logprobs.dtype == torch.float32
+    assert output.angles is not None
+    assert output.angles.c_intra.dtype == torch.float64
