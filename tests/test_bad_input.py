@@ -44,7 +44,7 @@ def model(folder: Path, *, without: tuple[str, ...] = (), config: dict[str, Any]
 
 def broken_weights(folder: Path) -> str:
     argument = model(folder)
-    (folder / "model/model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{\"a\":1")
+    (folder / "model/model.safetensors").write_bytes(b'\x08\0\0\0\0\0\0\0{"a":1')
     return argument
 
 

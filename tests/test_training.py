@@ -184,21 +184,21 @@ def test_a_killed_engine_comes_back(whole: Finished, folder: Path, when_step) ->
 
 
 def test_a_run_goes_on_under_its_name(whole: Finished, folder: Path) -> None:
-    half = run(settings(folder, run={"storage": str(folder), "steps": 2}), "continued")
+    half = run(settings(folder, run={"steps": 2}), "continued")
     assert half.run.records[-1]["step"] == 2
     with pytest.raises(ConfigError, match="has finished its 2 steps"):
-        run(settings(folder, run={"storage": str(folder), "steps": 2}), "continued")
+        run(settings(folder, run={"steps": 2}), "continued")
     with pytest.raises(ConfigError, match=r"optimizer.lr: 0.0001 -> 0.0002"):
         run(settings(folder, optimizer={"lr": 2e-4}), "continued")
     assert_alike(run(settings(folder), "continued"), whole)
 
 
 def test_two_learners_and_two_engines_do_the_same_first_step(whole: Finished, folder: Path) -> None:
-    config = settings(folder, run={"storage": str(folder), "steps": 1}, learner={"workers": 2, "zero_stage": 3}, rollout={"problems_per_step": 6, "group_size": 4, "max_new_tokens": 48, "engines": 2})
+    config = settings(folder, run={"steps": 1}, learner={"workers": 2, "zero_stage": 3}, rollout={"engines": 2})
     other = run(config, "wide")
     assert other.history()[0] == whole.history()[0]
-    rollouts = [pq.read_table(f.folder / "rollouts/step_000000.parquet")["completion"].to_pylist() for f in (whole, other)]
-    assert rollouts[0] == rollouts[1]
+    files = [finished.folder / "rollouts/step_000000.parquet" for finished in (whole, other)]
+    assert pq.read_table(files[0])["completion"].to_pylist() == pq.read_table(files[1])["completion"].to_pylist()
     assert other.path("loss")[0] == pytest.approx(whole.path("loss")[0], abs=1e-6)
 
 

@@ -149,15 +149,13 @@ def start_deepspeed(*, rank: int, world_size: int, deadline_s: float) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if on_gpu else "gloo"
     if not torch.distributed.is_initialized():
-        from torch.distributed.distributed_c10d import HashStore
-
         alone = world_size == 1 and "MASTER_ADDR" not in os.environ
         torch.distributed.init_process_group(
             backend,
             rank=rank,
             world_size=world_size,
             timeout=timedelta(seconds=deadline_s),
-            store=HashStore() if alone else None,
+            store=torch.distributed.HashStore() if alone else None,  # pyright: ignore[reportPrivateImportUsage]
         )
     deepspeed.comm.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return deepspeed

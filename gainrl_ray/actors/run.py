@@ -12,8 +12,8 @@ import ray
 from ray.actor import ActorHandle
 
 from gainrl_ray.actors.curriculum import CurriculumActor
-from gainrl_ray.actors.learner import LearnerTask, train_loop
 from gainrl_ray.actors.generation import Generator
+from gainrl_ray.actors.learner import LearnerTask, train_loop
 from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote

@@ -31,7 +31,7 @@ PARTS, FINISHED = "parts", "finished"
 """Folders below the work folder: scored blocks, and Ray Data's record of the ids in them."""
 
 # Reading and writing tasks: little CPU, so that the cores are the scorers', but some, to stay off a head without CPUs.
-_SIDE_CPUS, _SIDE_TASKS = 0.1, 2
+_SIDE_CPUS, _WRITERS = 0.1, 2
 _FILTER_CPUS = 1.0  # what Ray Data asks for the actor that leaves out finished rows
 _POLL_S = 0.5
 _ANSWER_S = 60.0
@@ -63,17 +63,19 @@ def score_problems(plan: ScoringPlan, on_progress: Callable[[int], None] = lambd
     _check_supply(plan)
     job: Any = ray.remote(_ScoringJob).options(num_cpus=0, max_concurrency=4).remote(plan)
     started = reported = time.monotonic()
+    seen = 0
     try:
         running = job.run.remote()
         while not ray.wait([running], timeout=_POLL_S)[0]:
             now = time.monotonic()
             if now - started > plan.scoring.deadline_s:
-                raise DeadlineError(_overdue(plan, _scored(job)))
+                raise DeadlineError(_overdue(plan, seen))
             if now - reported > _REPORT_EVERY_S:
-                on_progress(_scored(job))
+                seen = _scored(job, seen)
+                on_progress(seen)
                 reported = now
-        ray.get(running, timeout=_POLL_S)
-        return _scored(job)
+        ray.get(running, timeout=_ANSWER_S)
+        return ray.get(job.scored.remote(), timeout=_ANSWER_S)
     except RayError as error:
         raise _named(error) from error
     finally:
@@ -86,15 +88,24 @@ class Scorer:
     def __init__(
         self, model: ModelConfig, prompt: PromptConfig, batch_tokens: int, device: str, job: ActorHandle
     ) -> None:
-        self._prompts = PromptBuilder(load_tokenizer(model), prompt)
-        self._model = load_model(model).to(device)
         self._batch_tokens, self._job = batch_tokens, job
+        self._refusal: GainrlError | None = None
+        try:
+            self._prompts = PromptBuilder(load_tokenizer(model), prompt)
+            self._model = load_model(model).to(device)
+        except GainrlError as error:
+            # Of an error in an actor's constructor Ray hands on the text only, of one in a call the exception.
+            self._refusal = error
 
     def __call__(self, problems: pa.Table) -> pa.Table:
         """Columns row, problem_id, c_intra, c_inter, score, prompt_tokens, question_tokens of a block of problems.
 
-        Raises: DataError for a question without a prompt under these settings.
+        Raises:
+            ModelError: the model does not load or does not fit.
+            DataError: a question has no prompt under these settings.
         """
+        if self._refusal is not None:
+            raise self._refusal
         # Padding stands where causal attention never looks, so any token id pads.
         scores = prefill_angles(self._model, self._build(problems), pad_id=0, batch_tokens=self._batch_tokens)
         ray.get(self._job.add.remote(len(scores)), timeout=_ANSWER_S)
@@ -179,7 +190,8 @@ def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
         filesystem=source.filesystem,
         columns=["row", "problem_id", "question"],
         num_cpus=_SIDE_CPUS,
-        concurrency=_SIDE_TASKS,
+        # One reader, far faster than the scorers: else the number of CPUs decides where blocks are cut.
+        override_num_blocks=1,
     )
     problems.repartition(target_num_rows_per_block=scoring.block_rows).map_batches(
         Scorer,
@@ -198,13 +210,15 @@ def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
     ).write_parquet(
         parts.path,
         filesystem=parts.filesystem,
-        concurrency=_SIDE_TASKS,
+        concurrency=_WRITERS,
         ray_remote_args={"num_cpus": _SIDE_CPUS},
     )
 
 
-def _scored(job: Any) -> int:
-    return ray.get(job.scored.remote(), timeout=_ANSWER_S)
+def _scored(job: Any, otherwise: int) -> int:
+    """The job's count; `otherwise` when it does not answer at once, as while it starts."""
+    asked = job.scored.remote()
+    return ray.get(asked) if ray.wait([asked], timeout=_POLL_S)[0] else otherwise
 
 
 def _overdue(plan: ScoringPlan, scored: int) -> str:
@@ -221,7 +235,7 @@ def _named(error: BaseException) -> GainrlError:
     """The package's own error in the chain of causes, else one that quotes the last line of Ray's account."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, GainrlError):
+        if isinstance(cause, GainrlError) and not isinstance(cause, RayError):
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
     last = str(error).strip().splitlines()[-1]

@@ -143,9 +143,7 @@ class _Stream:
         total = StreamTotal(buckets=self._index, names=self._names, size=self._size) if last else None
         buffer = self._buffer[: self._used()]
         self.entries = []
-        return WeightBucket(
-            index=index, entries=entries, buffer=buffer, checksum=zlib.crc32(buffer.data), total=total
-        )
+        return WeightBucket(index=index, entries=entries, buffer=buffer, checksum=zlib.crc32(buffer.data), total=total)
 
     def _used(self) -> int:
         return _aligned(self.entries[-1].offset + self.entries[-1].size) if self.entries else 0

@@ -3,6 +3,7 @@
 A problem tells how one person's count of things changes, one sentence a step; its solution is one equation a line:
 
     Mia has 7 apples. She buys 5 more apples. Then she loses 3 of them. How many apples does Mia have now?
+    Steps:
     7+5=12
     12-3=9
     The answer is \\boxed{9}.
@@ -21,6 +22,7 @@ from gainrl_ray.types import Problem
 
 Split = Literal["train", "heldout"]
 
+SOLUTION_START = "Steps:"  # a bare answer starts otherwise: the first token tells how a problem is solved
 MAX_LEVEL = 12
 SMALLEST_COUNT = 2  # no count is one, so that every noun is a plural
 LARGEST_COUNT = 99
@@ -110,7 +112,7 @@ class ArithmeticProblem:
     id: str
     question: str
     answer: str  # an integer in [SMALLEST_COUNT, LARGEST_COUNT]
-    solution: str  # one equation a line, then "The answer is \boxed{answer}."
+    solution: str  # "Steps:", one equation a line, "The answer is \boxed{answer}."
     level: int  # number of steps
 
     @property
@@ -165,7 +167,7 @@ def _draw_new(split: Split, seed: int, level: int, number: int, seen: set[str]) 
                 id=f"arithmetic-{split}-{seed}-{level}-{number}",
                 question=question,
                 answer=str(total),
-                solution="\n".join([*equations, bare_answer(str(total))]),
+                solution="\n".join([SOLUTION_START, *equations, bare_answer(str(total))]),
                 level=level,
             )
     raise DataError(
@@ -196,8 +198,8 @@ def _draw(rng: random.Random, level: int) -> tuple[str, list[str], int]:
 def _change(rng: random.Random, total: int, used: set[int]) -> tuple[str, int, int]:
     """A sign, an operand and the new count, SMALLEST_COUNT to LARGEST_COUNT; numbers repeat only when no other fits."""
     choices = {
-        "+": [n for n in range(2, 13) if total + n <= LARGEST_COUNT],
-        "-": [n for n in range(2, 13) if total - n >= SMALLEST_COUNT],
+        "+": [n for n in range(2, 10) if total + n <= LARGEST_COUNT],
+        "-": [n for n in range(2, 10) if total - n >= SMALLEST_COUNT],
         "*": [n for n in range(2, 6) if total * n <= LARGEST_COUNT],
         "/": [n for n in range(2, 6) if total % n == 0 and total // n >= SMALLEST_COUNT],
     }

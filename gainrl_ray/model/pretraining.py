@@ -40,7 +40,7 @@ CONTEXT = 2048  # tokens
 STEP_BY_STEP_SHARE = {1: 0.5, 2: 0.25, 3: 0.1, 4: 0.03, 5: 0.01, 6: 0.003}
 PROBLEM_SEED = 1_000_003  # of the problems trained on, so that they are not those that RL trains on
 
-_NOT_CALCULATED = re.compile(r"^\d+|[-+*/]\d+")  # what nobody can know without the question
+_NOT_CALCULATED = re.compile(r"^\D*\d+|[-+*/]\d+")  # what nobody can know without the question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,9 @@ class Recipe:
     """How long and how fast to train; steps and batches (in problems) of the three lessons."""
 
     seed: int = 0
-    equation_steps: int = 220
+    equation_steps: int = 160
     equation_batch: int = 64
-    problem_steps: int = 420
+    problem_steps: int = 600
     style_steps: int = 300
     batch: int = 32
     worked: float = 0.7  # part of the last lesson's problems that are shown with their steps

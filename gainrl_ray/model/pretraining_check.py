@@ -8,12 +8,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gainrl_ray.config import PromptConfig
-from gainrl_ray.data.arithmetic import ArithmeticProblem, generate
+from gainrl_ray.data.arithmetic import SOLUTION_START, ArithmeticProblem, generate
 from gainrl_ray.data.prompts import PromptBuilder
 
 _BOXED = re.compile(r"\\boxed\{(\d+)\}\.$")
-_FIRST_NUMBER = re.compile(r"\d+")
-_EQUATION = re.compile(r"\d+[-+*/]\d+=\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +20,7 @@ class Skill:
 
     accuracy: float
     boxed: float  # ended with an integer in the box
-    step_by_step: float  # began with an equation
+    step_by_step: float  # began as worked solutions do
 
     def __str__(self) -> str:
         return f"accuracy {self.accuracy:.3f}, boxed {self.boxed:.3f}, step by step {self.step_by_step:.3f}"
@@ -38,19 +36,16 @@ def complete(
     begin: bool = False,
     max_new_tokens: int = 96,
 ) -> list[str]:
-    """One completion per problem; temperature 0 is greedy. `begin` gives the solution's first number, which makes
-    the model go on step by step."""
+    """One completion per problem; temperature 0 is greedy. `begin` makes the model go step by step."""
     prompts = PromptBuilder(tokenizer, PromptConfig())
-    starts = [_FIRST_NUMBER.findall(problem.solution)[0] if begin else "" for problem in problems]
-    rows = [
-        [*prompts.build(problem.problem).token_ids, *tokenizer(start)["input_ids"]]
-        for problem, start in zip(problems, starts, strict=True)
-    ]
+    start = f"{SOLUTION_START}\n" if begin else ""
+    begun = tokenizer(start)["input_ids"]
+    rows = [[*prompts.build(problem.problem).token_ids, *begun] for problem in problems]
     inputs = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, **sampling)  # pyright: ignore[reportCallIssue]
     texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [start + text for start, text in zip(starts, texts, strict=True)]
+    return [start + text for text in texts]
 
 
 def skill(problems: Sequence[ArithmeticProblem], completions: Sequence[str]) -> Skill:
@@ -60,7 +55,7 @@ def skill(problems: Sequence[ArithmeticProblem], completions: Sequence[str]) -> 
         accuracy=sum(a is not None and a[1] == p.answer for a, p in zip(answers, problems, strict=True))
         / len(problems),
         boxed=sum(a is not None for a in answers) / len(problems),
-        step_by_step=sum(_EQUATION.match(text) is not None for text in completions) / len(problems),
+        step_by_step=sum(text.startswith(SOLUTION_START) for text in completions) / len(problems),
     )
 
 

@@ -236,7 +236,8 @@ def _gradients(engine: PolicyEngine) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     rank, ranks, port, model, folder = sys.argv[1:]
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, WORLD_SIZE=ranks, LOCAL_RANK=rank)
+    if int(ranks) > 1:  # one rank needs to be told nothing
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, WORLD_SIZE=ranks, LOCAL_RANK=rank)
     checks = Rank(int(rank), int(ranks), model, Path(folder))
     found = checks.alone() if checks.ranks == 1 else checks.together()
     torch.save(found, Path(folder) / f"rank{rank}.pt")

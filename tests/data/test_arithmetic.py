@@ -15,8 +15,9 @@ SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": Fraction}
 
 def recomputed(problem: ArithmeticProblem) -> int:
     """The answer by exact rational arithmetic along the question's numbers, with the signs of the solution."""
-    *lines, last = problem.solution.split("\n")
+    first, *lines, last = problem.solution.split("\n")
     numbers = [int(number) for number in re.findall(r"\d+", problem.question)]
+    assert first == "Steps:"
     assert len(lines) == problem.level == len(numbers) - 1
     total = Fraction(numbers[0])
     for line, number in zip(lines, numbers[1:], strict=True):
@@ -31,7 +32,7 @@ def recomputed(problem: ArithmeticProblem) -> int:
 def test_every_solution_is_right_and_small() -> None:
     for problem in generate("train", 1200, max_level=12) + generate("heldout", 600):
         assert recomputed(problem) == int(problem.answer)
-        assert all(2 <= int(line.split("=")[1]) <= 99 for line in problem.solution.split("\n")[:-1])
+        assert all(2 <= int(line.split("=")[1]) <= 99 for line in problem.solution.split("\n")[1:-1])
 
 
 def test_words_of_a_question_agree_with_its_signs() -> None:
@@ -62,7 +63,7 @@ def test_a_problem_is_the_same_for_ever() -> None:
         "Lena has 16 cups. Next, Zoe takes 11 of the cups. She buys 10 more cups. "
         "What is the number of cups in the end?"
     )
-    assert (problem.solution, problem.answer) == ("16-11=5\n5+10=15\nThe answer is \\boxed{15}.", "15")
+    assert (problem.solution, problem.answer) == ("Steps:\n16-11=5\n5+10=15\nThe answer is \\boxed{15}.", "15")
 
 
 def test_splits_are_disjoint_and_without_duplicates() -> None:
