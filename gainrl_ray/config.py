@@ -173,8 +173,8 @@ class ScoringConfig(Node):
     """Fewest scorer actors."""
     max_actors: PositiveInt = 1
     """Most scorer actors; Ray Data grows to it as resources allow."""
-    cpus_per_actor: PositiveFloat = 1.0
-    """CPUs of a scorer actor."""
+    cpus_per_actor: PositiveFloat = 0.5
+    """CPUs of a scorer actor; continuing an interrupted scoring takes 1.1 more, whatever the number of actors."""
     gpus_per_actor: NonNegativeFloat = 0.0
     """GPUs of a scorer actor."""
     deadline_s: PositiveFloat = 14400.0

@@ -1,4 +1,6 @@
-"""Fine-tune a language model with GRPO under a data curriculum: `python jobs/train.py [--config NAME] [--key=value]`."""
+"""Fine-tune a language model with GRPO under a data curriculum: `python jobs/train.py [--config NAME] [--key=value]`.
+
+The run is continued when its name exists."""
 
 import sys
 import time

@@ -1,6 +1,7 @@
 """One engine's place in the pool: its placement group, its present actor and the requests that the actor holds."""
 
 import time
+import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -112,7 +113,8 @@ class EngineSlot:
         fits = any(all(node.get(name, 0.0) >= amount for name, amount in bundle.items()) for node in nodes)
         if not fits and not self._config.ray.autoscaling:
             raise ResourceError(self._no_room(bundle, "no node is large enough"))
-        self._group = placement_group([bundle], strategy="PACK", name=f"gainrl-engine-{self.index}")
+        name = f"gainrl-engine-{self.index}-{uuid.uuid4().hex[:8]}"  # Ray keeps a removed group's name for a while
+        self._group = placement_group([bundle], strategy="PACK", name=name)
         if not self._group.wait(timeout_seconds=limit_s):
             raise ResourceError(self._no_room(bundle, f"no room within {limit_s:.0f} s"))
         return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)

@@ -1,7 +1,7 @@
 """Angle concentration of a whole dataset: a Ray Data pipeline, resumable by block.
 
     canonical parquet --> CheckpointFilter --> blocks --> Scorer (actor pool) --> parts/*.parquet
-                     drops rows of finished blocks <--------------- finished/*.parquet, the ids in each part
+                                  ^----------- ids of the rows in each part <---- finished/*.parquet
 
 The pipeline runs inside a job actor: killing that actor ends it with all it started, so a deadline holds whatever
 Ray Data waits for, and Ray Data's settings and log lines stay out of the driver.

@@ -60,10 +60,10 @@ def test_a_problem_is_the_same_for_ever() -> None:
     problem = generate("heldout", 1, min_level=2, max_level=2)[0]
     assert problem.id == "arithmetic-heldout-0-2-0"
     assert problem.question == (
-        "Lena has 16 cups. Next, Zoe takes 11 of the cups. She buys 10 more cups. "
-        "What is the number of cups in the end?"
+        "Ines starts with 5 keys. Next, she wins 6 keys in a game. Next, she wins 2 keys in a game. "
+        "What is the number of keys in the end?"
     )
-    assert (problem.solution, problem.answer) == ("Steps:\n16-11=5\n5+10=15\nThe answer is \\boxed{15}.", "15")
+    assert (problem.solution, problem.answer) == ("Steps:\n5+6=11\n11+2=13\nThe answer is \\boxed{13}.", "13")
 
 
 def test_splits_are_disjoint_and_without_duplicates() -> None:
