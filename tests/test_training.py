@@ -122,7 +122,7 @@ def test_the_exported_policy_is_the_trained_one(whole: Finished) -> None:
 
 
 def test_checkpoints_are_bounded(whole: Finished) -> None:
-    assert len([path for path in whole.folder.iterdir() if path.name.startswith("checkpoint_")]) <= 2
+    assert len([path for path in whole.folder.iterdir() if path.is_dir() and path.name.startswith("checkpoint_")]) <= 2
 
 
 def descendants(title: str) -> list[psutil.Process]:
