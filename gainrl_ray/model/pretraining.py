@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -111,7 +112,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedMode
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.convert_tokens_to_ids(MESSAGE_END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        pad_token_id=cast(int, tokenizer.convert_tokens_to_ids(END_OF_TEXT)),
         dtype="float32",
     )
     model = Qwen2ForCausalLM(config)
@@ -156,7 +157,7 @@ def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 def lessons(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Iterator[Batch]:
     """The batches of all steps, in order."""
     prompts = PromptBuilder(tokenizer, PromptConfig())
-    end = tokenizer.convert_tokens_to_ids(MESSAGE_END)
+    end = cast(int, tokenizer.convert_tokens_to_ids(MESSAGE_END))
     count = recipe.equation_steps * recipe.equation_batch
     solutions = generate("train", count, min_level=MAX_LEVEL - 4, max_level=MAX_LEVEL, seed=PROBLEM_SEED)
     equations = _equations(tokenizer, [problem.solution for problem in solutions])

@@ -55,12 +55,13 @@ def _as_qwen2(raw: Tokenizer, max_length: int) -> Qwen2Tokenizer:
         vocabulary[token] = len(vocabulary)
     tokenizer = Qwen2Tokenizer(
         vocab=vocabulary,
-        merges=[tuple(merge) for merge in model["merges"]],
+        merges=[tuple(merge) for merge in model["merges"]],  # pyright: ignore[reportArgumentType]
         eos_token=MESSAGE_END,
         pad_token=END_OF_TEXT,
-        unk_token=None,
+        unk_token=None,  # pyright: ignore[reportArgumentType]
         model_max_length=max_length,
     )
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    added = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    tokenizer.add_tokens(added)  # pyright: ignore[reportArgumentType]
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

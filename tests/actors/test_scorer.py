@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from gainrl_ray.actors import scorer
-from gainrl_ray.actors.scorer import FINISHED, PARTS, ScoringPlan, score_problems
+from gainrl_ray.actors.scorer import FINISHED, PARTS, Scorer, ScoringPlan, score_problems
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
 from gainrl_ray.data.arithmetic import generate
 from gainrl_ray.data.prompts import PromptBuilder
@@ -73,7 +73,8 @@ def test_a_killed_scoring_continues_and_equals_one_process(ray_session, tmp_path
         score_problems(first, interrupt)
     wait_until_idle()
     kept = [problem_id for block in finished_rows(first) for problem_id in block]
-    assert 2 * 8 <= len(kept) < COUNT
+    assert len(kept) < COUNT
+    assert len(kept) % 8 == 0
 
     second = plan_in(tmp_path, min_actors=2, max_actors=2, batch_tokens=2048)
     assert score_problems(second) == COUNT - len(kept)
@@ -90,14 +91,13 @@ def test_a_killed_scoring_continues_and_equals_one_process(ray_session, tmp_path
     np.testing.assert_array_equal(parts["score"].to_numpy(), parts["c_intra"].to_numpy() + parts["c_inter"].to_numpy())
 
 
-def test_a_model_that_does_not_load_is_named(ray_session, tmp_path):
-    write_problems(tmp_path, [item.problem for item in generate("train", 4)])
-    plan = replace(plan_in(tmp_path), model=ModelConfig(path=str(tmp_path)))
+def test_a_model_that_does_not_load_is_told_by_the_first_call(tmp_path):
+    actor = Scorer(ModelConfig(path=str(tmp_path)), PromptConfig(), batch_tokens=64, device="cpu", job=None)
     with pytest.raises(ModelError, match="folder without config"):
-        score_problems(plan)
+        actor(pa.table({"row": [0], "problem_id": ["a"], "question": ["What is 2+2?"]}))
 
 
-def test_a_question_without_a_prompt_is_named(ray_session, tmp_path):
+def test_an_error_of_a_worker_arrives_as_it_was_raised(ray_session, tmp_path):
     problems = [item.problem for item in generate("train", 4)]
     problems[2] = replace(problems[2], question="why " * 600)
     write_problems(tmp_path, problems)
