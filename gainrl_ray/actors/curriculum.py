@@ -105,4 +105,4 @@ class Curriculum:
             raise StaleAttemptError(f"call of attempt {attempt}: attempt {self._attempt} is running")
 
 
-CurriculumActor = ray.remote(num_cpus=0)(Curriculum)
+CurriculumActor: Any = ray.remote(num_cpus=0)(Curriculum)

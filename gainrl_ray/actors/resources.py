@@ -1,5 +1,6 @@
 """One resource budget: what every part asks for, from the config alone, and the check against the cluster."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gainrl_ray.config import Config
@@ -39,7 +40,7 @@ def scoring_share(config: Config) -> Share:
     return Share(part="scorer", count=scoring.min_actors, cpus=scoring.cpus_per_actor, gpus=scoring.gpus_per_actor)
 
 
-def shortage(shares: tuple[Share, ...], supply: dict[str, float]) -> str | None:
+def shortage(shares: tuple[Share, ...], supply: Mapping[str, float]) -> str | None:
     """A sentence for each resource of which `shares` need more than `supply`, or None when all fits."""
     lines = []
     for resource, amount in (("CPU", "cpus"), ("GPU", "gpus")):
@@ -52,7 +53,7 @@ def shortage(shares: tuple[Share, ...], supply: dict[str, float]) -> str | None:
     return "; ".join(lines) or None
 
 
-def preflight(shares: tuple[Share, ...], supply: dict[str, float], autoscaling: bool) -> str:
+def preflight(shares: tuple[Share, ...], supply: Mapping[str, float], autoscaling: bool) -> str:
     """One console line: need against supply.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from gainrl_ray.actors.curriculum import CurriculumActor
 from gainrl_ray.actors.generation import Generator
@@ -58,7 +59,7 @@ class _PipelineProcess(RolloutPipeline):
         )
 
 
-PipelineActor = ray.remote(num_cpus=0)(_PipelineProcess)
+PipelineActor: Any = ray.remote(num_cpus=0)(_PipelineProcess)
 
 
 def run_training(
@@ -104,7 +105,7 @@ def run_training(
     finally:
         try:
             control.close()
-        except (GainrlError, ray.exceptions.RayError) as error:
+        except (GainrlError, RayError) as error:
             logger.warning("the pipeline did not close: %s", error)
         for actor in (pipeline, curriculum, store):
             ray.kill(actor)

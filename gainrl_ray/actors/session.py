@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from gainrl_ray.config import RayConfig
@@ -55,7 +55,7 @@ def session(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def cluster_supply() -> dict[str, float]:
+def cluster_supply() -> Mapping[str, float]:
     """The resources that the connected cluster has in all, by name."""
     import ray
 

@@ -5,7 +5,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -259,4 +259,4 @@ class WeightStore:
         return f"it holds {committed} of attempt {self._attempt} and keeps {self._keep}"
 
 
-WeightStoreActor = ray.remote(num_cpus=0)(WeightStore)
+WeightStoreActor: Any = ray.remote(num_cpus=0)(WeightStore)
