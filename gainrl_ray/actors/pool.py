@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -101,7 +101,7 @@ class RolloutPool:
 
     def generate(
         self, requests: Sequence[SampleRequest], version: int, deadline_s: float
-    ) -> Generator[tuple[str, Completion]]:
+    ) -> Generator[tuple[str, Completion], None, None]:
         """(request id, completion) as they finish, each exactly once; closing the iterator aborts the rest.
 
         Requests with the same prompt go to the same engine, for its prefix cache.
