@@ -17,6 +17,7 @@ import torch
 
 from gainrl_ray.config import Config
 from gainrl_ray.errors import ConfigError, ResourceError
+from gainrl_ray.evaluation import evaluate
 from gainrl_ray.metrics import Record, read_metrics
 from gainrl_ray.storage import Storage
 from gainrl_ray.training import RunSummary, summary, train
@@ -119,6 +120,15 @@ def test_the_exported_policy_is_the_trained_one(whole: Finished) -> None:
     moved = [(a - b).abs().max().item() for a, b in zip(model.parameters(), start.parameters(), strict=True)]
     assert 0 < max(moved) < 0.01
     assert AutoTokenizer.from_pretrained(whole.folder / "model")("1+1")["input_ids"]
+
+
+def test_the_exported_policy_is_served_and_graded_alike(whole: Finished, folder: Path) -> None:
+    config = settings(folder, model={"path": str(whole.folder / "model")})
+    figures = evaluate(config, "whole", lambda line: None)
+    last = whole.run.evaluations[-1]
+    assert figures["eval/accuracy"] == last["eval/accuracy"] and figures["eval/avg@2"] == last["eval/avg@2"]
+    stored = json.loads((folder / "evaluations/whole.json").read_text())
+    assert stored["problems"] == 8 and stored["eval/accuracy"] == figures["eval/accuracy"]
 
 
 def test_checkpoints_are_bounded(whole: Finished) -> None:

@@ -57,11 +57,13 @@ class _Learner:
 
     def run(self) -> None:
         state = self._begin(self._restore())
-        self._publish(state.step, state.attempt)
+        self._publish(state.step, state.attempt, verify=self._config.sync.verify_every > 0)
         while state.step < self._config.run.steps and not state.stopped:
             batch, wait_s = self._take(state)
             report = self._policy.update(batch)
-            publish_s = self._publish(state.step + 1, state.attempt)
+            every = self._config.sync.verify_every
+            verify = every > 0 and (state.step + 1) % every == 0
+            publish_s = self._publish(state.step + 1, state.attempt, verify=verify)
             report = replace(report, seconds={**report.seconds, "publish": publish_s, "take": wait_s})
             state = self._complete(state, report)
             self._commit(state)
@@ -89,11 +91,10 @@ class _Learner:
         batch = self._pipeline.take(state.step, self._rank, state.attempt, self._limit_s())
         return batch, time.monotonic() - started
 
-    def _publish(self, version: int, attempt: int) -> float:
-        """Seconds taken to bring the weights of `version` into the store, bucket by bucket."""
+    def _publish(self, version: int, attempt: int, *, verify: bool) -> float:
+        """Seconds taken to bring the weights of `version` into the store, bucket by bucket, with a probe to verify."""
         started = time.monotonic()
         sync = self._config.sync
-        verify = sync.verify_every > 0 and version % sync.verify_every == 0
         logprobs = self._policy.probe(self._task.probe_tokens) if verify else None
         if self._rank == 0:
             self._store.begin(version, attempt)
