@@ -181,7 +181,7 @@ def kill_one(title: str) -> Callable[[], None]:
 
 
 def test_a_killed_engine_and_a_killed_learner_cost_nothing_but_time(ray_session: None, folder: Path, when_step) -> None:
-    """With generation a step ahead, the harder case; strictly on-policy runs are resumed in the next test."""
+    """With generation a step ahead, the harder case; the next test resumes strictly on-policy runs."""
     config = settings(folder, rollout={"max_staleness": 1})
     undisturbed = run(config, "ahead")
     when_step(folder / "killed", 1, kill_one("RolloutServer"))
@@ -191,6 +191,7 @@ def test_a_killed_engine_and_a_killed_learner_cost_nothing_but_time(ray_session:
     assert_alike(killed, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_its_name(whole: Finished, folder: Path) -> None:
     half = run(settings(folder, run={"steps": 2}), "continued")
     assert half.run.records[-1]["step"] == 2
@@ -201,6 +202,7 @@ def test_a_run_goes_on_under_its_name(whole: Finished, folder: Path) -> None:
     assert_alike(run(settings(folder), "continued"), whole)
 
 
+@pytest.mark.slow
 def test_two_learners_and_two_engines_do_the_same_first_step(whole: Finished, folder: Path) -> None:
     config = settings(folder, run={"steps": 1}, learner={"workers": 2, "zero_stage": 3}, rollout={"engines": 2})
     other = run(config, "wide")
