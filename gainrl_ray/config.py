@@ -431,6 +431,11 @@ class Config(Node):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    @property
+    def sequence_tokens(self) -> int:
+        """Most tokens of a prompt and its completion together."""
+        return self.data.prompt.max_tokens + self.rollout.max_new_tokens
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
         learner = self.learner

@@ -11,7 +11,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.console import table as console_table
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.model.loading import check_model
+from gainrl_ray.model.loading import check_model, check_positions
 from gainrl_ray.storage import Storage
 
 EVALUATIONS = "evaluations"
@@ -27,6 +27,7 @@ def evaluate(config: Config, name: str, say: Callable[[str], None] = print) -> d
     """
     storage = Storage(config.run.storage)
     prompts = PromptBuilder(check_model(config.model), config.data.prompt)
+    check_positions(config)
     heldout = prepare_problems(config.data.heldout, prompts=prompts, on_bad_row=config.data.on_bad_row, storage=storage)
     say(f"held-out: {heldout.report}")
     say(preflight(budget(config)[1:], cluster_supply(), config.ray.autoscaling))

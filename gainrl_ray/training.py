@@ -18,7 +18,7 @@ from gainrl_ray.data.problems import ProblemTable, prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
-from gainrl_ray.model.loading import check_model, pad_token_id
+from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.rewards.runner import RewardRunner
 from gainrl_ray.scoring import ensure_index
 from gainrl_ray.storage import Storage
@@ -116,6 +116,7 @@ class Tables:
 
 def _tables(config: Config, say: Say) -> Tables:
     tokenizer = check_model(config.model)
+    check_positions(config)
     prompts = PromptBuilder(tokenizer, config.data.prompt)
     storage = Storage(config.run.storage)
     tables = []

@@ -185,7 +185,7 @@ class UpdateReport:
     """What one rank saw while training one step; means are over trained tokens of all ranks."""
 
     loss: float
-    kl: float  # k3 estimate to the reference policy; 0.0 without a reference
+    kl: float | None  # k3 estimate to the reference policy; None without a reference
     clip_fraction: float
     entropy: float
     importance_mean: float  # mean of the truncated importance weights

@@ -115,6 +115,10 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "no chat template": (lambda d: [model(d, without=("chat_template.jinja",))], r"chat template"),
     "too small a vocabulary": (lambda d: [model(d, config={"vocab_size": 100})], r"tokens, the embedding 100 rows"),
+    "too few positions": (
+        lambda d: [model(d, config={"max_position_embeddings": 540})],
+        r"540 positions; data\.prompt\.max_tokens 512 and rollout\.max_new_tokens \d+ need",
+    ),
     "broken weights": (lambda d: [broken_weights(d)], r"model"),
     # cluster
     "too few GPUs": (lambda d: [UNIFORM, "--learner.gpus_per_worker=4"], r"GPU: needed 4 .*the cluster has 0"),

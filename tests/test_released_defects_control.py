@@ -174,14 +174,14 @@ def test_24_every_curriculum_knows_where_it_is(name: str) -> None:
 
 
 def test_25_the_schedule_ends_with_the_run() -> None:
-    from gainrl_ray.actors.deepspeed_config import learning_rate_factor
+    from gainrl_ray.actors.deepspeed_config import learning_rate
     from gainrl_ray.checkpoint import RunState, commit_due
 
-    config = OptimizerConfig(schedule="linear")
-    factors = [learning_rate_factor(update, config, 200) for update in range(200)]
-    assert factors[0] == 1.0
-    assert factors[199] == 0.0
-    assert factors[100] == pytest.approx(0.5, abs=0.01)
+    config = OptimizerConfig(lr=1.0, schedule="linear")
+    rates = [learning_rate(update, config, 200) for update in range(200)]
+    assert rates[0] == 1.0
+    assert rates[199] == 0.0
+    assert rates[100] == pytest.approx(0.5, abs=0.01)
     settings = Config.model_validate({"run": {"steps": 201}, "checkpoint": {"every": 50}})
     assert commit_due(RunState(step=201, attempt=1, curriculum={}, windows=()), settings)
 

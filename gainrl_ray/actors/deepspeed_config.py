@@ -1,4 +1,4 @@
-"""A run's settings as a DeepSpeed configuration, its learning rate, and DeepSpeed's start in this process."""
+"""A run's settings as a DeepSpeed configuration, its learning rates, and DeepSpeed's start in this process."""
 
 import contextlib
 import io
@@ -74,48 +74,20 @@ def reference_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "zero_optimization": zero}
 
 
-def learning_rate_factor(update: int, config: OptimizerConfig, total_updates: int) -> float:
-    """The share of `config.lr` that update `update` (from 0) uses, in (0, 1].
+def learning_rate(update: int, config: OptimizerConfig, total_updates: int) -> float:
+    """The learning rate of update `update` (from 0), in (0, config.lr].
 
-    Warm-up rises linearly and reaches 1 with its last update; `cosine` and `linear` then fall to min_lr_ratio,
-    which the last of `total_updates` uses, and stay there.
+    Warm-up rises linearly and reaches the peak with its last update; `cosine` and `linear` then fall to
+    min_lr_ratio * lr, which the last of `total_updates` uses, and stay there.
     """
     warmup = config.warmup_updates
     if update < warmup:
-        return (update + 1) / warmup
+        return config.lr * (update + 1) / warmup
     if config.schedule == "constant":
-        return 1.0
+        return config.lr
     done = min(1.0, (update - warmup) / max(1, total_updates - 1 - warmup))
     fall = 1.0 - done if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-    return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * fall
-
-
-class LearningRate:
-    """The schedule that DeepSpeed steps after each applied update and writes into its checkpoints."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, config: OptimizerConfig, total_updates: int) -> None:
-        self._optimizer, self._config, self._total_updates = optimizer, config, total_updates
-        self._update = 0
-        self._apply()
-
-    def step(self) -> None:
-        """One update has been applied."""
-        self._update += 1
-        self._apply()
-
-    def state_dict(self) -> dict[str, int]:
-        """Updates applied so far."""
-        return {"update": self._update}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue after `state["update"]` updates."""
-        self._update = state["update"]
-        self._apply()
-
-    def _apply(self) -> None:
-        rate = self._config.lr * learning_rate_factor(self._update, self._config, self._total_updates)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+    return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * fall)
 
 
 def start_engine(deepspeed: Any, **arguments: Any) -> Any:

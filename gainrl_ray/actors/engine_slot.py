@@ -36,7 +36,7 @@ class EngineSlot:
     and `stop`.
     """
 
-    def __init__(self, index: int, config: Config, store: ActorHandle, max_model_len: int) -> None:
+    def __init__(self, index: int, config: Config, store: ActorHandle) -> None:
         self.index = index
         self.serves: Target | None = None
         self.suspect = False
@@ -44,7 +44,7 @@ class EngineSlot:
         self.figures: SyncFigures | None = None
         self.restarts = 0
         self.generated_tokens = 0  # by the present actor
-        self._config, self._store, self._max_model_len = config, store, max_model_len
+        self._config, self._store = config, store
         self._group: PlacementGroup | None = None
         self._actor: ActorHandle | None = None
         self.is_up = False
@@ -95,7 +95,7 @@ class EngineSlot:
             num_gpus=rollout.gpus_per_engine,
             runtime_env={"env_vars": variables},
             **options,
-        ).remote(self._config, self._max_model_len, self.index)
+        ).remote(self._config, self.index)
         assert self._actor is not None
         self._where = self._answer(self._actor.where.remote(), limit_s, "the start of its process")
         left_s = max(0.0, deadline - time.monotonic())

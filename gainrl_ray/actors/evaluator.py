@@ -9,7 +9,7 @@ from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.weights import Probe, WeightStoreActor, pack
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import ProblemTable
-from gainrl_ray.model.loading import load_model
+from gainrl_ray.model.loading import load_model, named_as_on_disk
 
 
 def evaluate_model(config: Config, heldout: ProblemTable) -> dict[str, float]:
@@ -18,8 +18,7 @@ def evaluate_model(config: Config, heldout: ProblemTable) -> dict[str, float]:
     The weights reach the engines by the way that training uses, and are verified there.
     """
     store = WeightStoreActor.remote()
-    max_model_len = config.data.prompt.max_tokens + config.rollout.max_new_tokens
-    generator = Generator(config, RolloutPool(config, store, max_model_len))
+    generator = Generator(config, RolloutPool(config, store))
     try:
         _publish(config, Remote(store, "weight store", config.sync.deadline_s), heldout.prompt(0).token_ids)
         generator.start()
@@ -33,8 +32,9 @@ def evaluate_model(config: Config, heldout: ProblemTable) -> dict[str, float]:
 def _publish(config: Config, store: Remote, probe_tokens: tuple[int, ...]) -> None:
     """Bring the model's weights into the store as version 0, with a probe to verify the engines by."""
     model = load_model(config.model)
+    weights = (part for name, tensor in model.named_parameters() for part in named_as_on_disk(model, name, tensor))
     store.begin(0, 0)
-    for bucket in pack(model.named_parameters(), int(config.sync.bucket_mib * 2**20)):
+    for bucket in pack(weights, int(config.sync.bucket_mib * 2**20)):
         store.put(0, bucket)
     ids = torch.tensor([probe_tokens])
     with torch.no_grad():

@@ -52,8 +52,7 @@ class _Learner:
         self._store = Remote(task.store, "weight store", task.config.sync.deadline_s)
         context = ray.train.get_context()
         self._rank, self._ranks = context.get_world_rank(), context.get_world_size()
-        total_updates = self._config.run.steps * self._config.learner.updates_per_step
-        self._policy = PolicyEngine(self._config, rank=self._rank, world_size=self._ranks, total_updates=total_updates)
+        self._policy = PolicyEngine(self._config, rank=self._rank, world_size=self._ranks)
 
     def run(self) -> None:
         state = self._begin(self._restore())

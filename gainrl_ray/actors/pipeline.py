@@ -205,7 +205,7 @@ class RolloutPipeline:
         """
         learner = self._config.learner
         self._skipped_in_row = self._skipped_in_row + report.skipped_updates if report.skipped_updates else 0
-        kl = report.kl if self._config.loss.kl_coef > 0 else abs(report.mismatch_kl)
+        kl = abs(report.mismatch_kl) if report.kl is None else report.kl
         cause = None
         if self._skipped_in_row >= learner.max_skipped_updates:
             cause = f"{self._skipped_in_row} updates in a row had a non-finite loss or gradient"

@@ -42,11 +42,10 @@ class RolloutPool:
     version before it serves again. `rollout.max_engine_restarts` restarts in all are allowed.
     """
 
-    def __init__(self, config: Config, store: ActorHandle, max_model_len: int) -> None:
-        """`max_model_len`: most tokens of a prompt and its completion together."""
-        self._config, self._store, self._max_model_len = config, store, max_model_len
+    def __init__(self, config: Config, store: ActorHandle) -> None:
+        self._config, self._store = config, store
         engines = config.rollout.engines
-        self._slots = [EngineSlot(index, config, store, max_model_len) for index in range(engines)]
+        self._slots = [EngineSlot(index, config, store) for index in range(engines)]
         self._threads = ThreadPoolExecutor(max_workers=engines, thread_name_prefix="engine-start")
         self._tasks: dict[int, tuple[Future[None], Target | None]] = {}
         self._target: Target | None = None
@@ -220,12 +219,13 @@ class RolloutPool:
             raise EngineError(f"completions of version {version} were asked, the engines serve {serves}: sync first")
         if len({request.request_id for request in requests}) != len(requests):
             raise EngineError(f"received {len(requests)} requests whose ids are not unique")
+        limit = self._config.sequence_tokens
         for request in requests:
             size = len(request.token_ids) + request.sampling.max_new_tokens
-            if size > self._max_model_len or not request.token_ids:
+            if size > limit or not request.token_ids:
                 raise EngineError(
                     f"request {request.request_id!r}: prompt of {len(request.token_ids)} tokens and up to "
-                    f"{request.sampling.max_new_tokens} new ones; accepted are 1 to {self._max_model_len} together"
+                    f"{request.sampling.max_new_tokens} new ones; accepted are 1 to {limit} together"
                 )
 
     def _completions(

@@ -68,7 +68,7 @@ class RolloutServer:
     steps. An engine whose step fails is dead for good: all later calls raise what ended it.
     """
 
-    def __init__(self, config: Config, max_model_len: int, index: int) -> None:
+    def __init__(self, config: Config, index: int) -> None:
         """Returns at once; the engine starts in the owning thread."""
         self._index = index
         self._log_file = _log_folder() / f"gainrl-engine-{index}-{os.getpid()}.log"
@@ -80,7 +80,7 @@ class RolloutServer:
         self._engine: RolloutEngine | None = None
         self._moved = time.monotonic()  # of the last decode step, or of the first request after idling
         self._tokens = 0
-        threading.Thread(target=self._own, args=(config, max_model_len), name="engine", daemon=True).start()
+        threading.Thread(target=self._own, args=(config,), name="engine", daemon=True).start()
 
     # -- health --------------------------------------------------------------------------------------------------
 
@@ -166,13 +166,13 @@ class RolloutServer:
 
     # -- the owning thread ---------------------------------------------------------------------------------------
 
-    def _own(self, config: Config, max_model_len: int) -> None:
+    def _own(self, config: Config) -> None:
         try:
             engine = self._engine = RolloutEngine(
                 model=config.model,
                 rollout=config.rollout,
                 tolerance=config.sync.verify_tolerance,
-                max_model_len=max_model_len,
+                max_model_len=config.sequence_tokens,
                 log_file=self._log_file,
             )
             self._ready.set_result(None)

@@ -47,11 +47,10 @@ class _PipelineProcess(RolloutPipeline):
         heldout: ProblemTable,
         pad_id: int,
     ) -> None:
-        max_model_len = config.data.prompt.max_tokens + config.rollout.max_new_tokens
         super().__init__(
             config,
             curriculum=Remote(curriculum, "curriculum actor", CONTROL_DEADLINE_S),
-            generator=Generator(config, RolloutPool(config, store, max_model_len)),
+            generator=Generator(config, RolloutPool(config, store)),
             record=RunRecord(config, run_name, Storage(config.run.storage).child(run_name)),
             train=train,
             heldout=heldout,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gainrl_ray.actors import zero_state
 from gainrl_ray.actors.deepspeed_config import (
-    LearningRate,
     deepspeed_config,
+    learning_rate,
     reference_config,
     start_deepspeed,
     start_engine,
@@ -46,11 +46,8 @@ class PolicyEngine:
     gradients over ranks, so each rank's loss is multiplied by their number.
     """
 
-    def __init__(self, config: Config, *, rank: int, world_size: int, total_updates: int) -> None:
-        """Load the model, and the frozen reference policy when loss.kl_coef > 0, and start DeepSpeed.
-
-        `total_updates`: optimizer updates of the whole run, for the learning rate's schedule.
-        """
+    def __init__(self, config: Config, *, rank: int, world_size: int) -> None:
+        """Load the model, and the frozen reference policy when loss.kl_coef > 0, and start DeepSpeed."""
         learner = config.learner
         if not torch.cuda.is_available():
             torch.set_num_threads(learner.threads_per_worker)
@@ -61,12 +58,7 @@ class PolicyEngine:
         self._policy = PolicyModel(load_model(config.model), learner.gradient_checkpointing)
         parameters = sum(weight.numel() for weight in self._policy.parameters())
         settings = deepspeed_config(config, ranks=world_size, parameters=parameters)
-        self._engine = start_engine(
-            deepspeed,
-            model=self._policy,
-            config=settings,
-            lr_scheduler=lambda optimizer: LearningRate(optimizer, config.optimizer, total_updates),
-        )
+        self._engine = start_engine(deepspeed, model=self._policy, config=settings)
         if learner.zero_stage == 0 and config.model.dtype == "bfloat16":
             # DeepSpeed has taken a step with zero gradients, which Adam's bias correction would count.
             self._engine.basic_optimizer.state.clear()
@@ -84,10 +76,11 @@ class PolicyEngine:
         for micro_batch in batch.measure:
             self._keep_angles(self._evaluate(micro_batch, prompt_only=True).angles, angles)
         old_logprobs = self._old_logprobs(batch.updates, angles) if len(batch.updates) > 1 else None
-        tallies = [
-            self._optimize(micro_batches, None if old_logprobs is None else old_logprobs[number], angles)
-            for number, micro_batches in enumerate(batch.updates)
-        ]
+        tallies = []
+        for number, micro_batches in enumerate(batch.updates):
+            self._set_learning_rate(batch.step, number)
+            old = None if old_logprobs is None else old_logprobs[number]
+            tallies.append(self._optimize(micro_batches, old, angles))
         return self._report(tallies, angles, time.monotonic() - started)
 
     def probe(self, token_ids: Sequence[int]) -> tuple[float, ...]:
@@ -105,8 +98,8 @@ class PolicyEngine:
         return zero_state.gathered_weights(self._policy.language_model, rank=self._rank)
 
     def save(self, folder: str | Path) -> None:
-        """Write this rank's shards of weights, optimizer and schedule into `folder` (one folder for all, or each its
-        own, merged afterwards)."""
+        """Write this rank's shards of weights and optimizer into `folder` (one folder for all, or each its own,
+        merged afterwards)."""
         zero_state.save_shards(self._engine, Path(folder), self._facts())
 
     def load(self, folder: str | Path) -> None:
@@ -162,6 +155,13 @@ class PolicyEngine:
                 self._keep_angles(output.angles, angles)
             found.append([output.logprobs for output in outputs])
         return found
+
+    def _set_learning_rate(self, step: int, number: int) -> None:
+        """The rate depends on the place in the run alone: not on updates that were skipped or had nothing to learn."""
+        per_step = self._config.learner.updates_per_step
+        total = self._config.run.steps * per_step
+        for group in self._engine.basic_optimizer.param_groups:
+            group["lr"] = learning_rate(step * per_step + number, self._config.optimizer, total)
 
     def _optimize(
         self, micro_batches: tuple[MicroBatch, ...], old_logprobs: list[Tensor] | None, angles: dict[int, float]
@@ -248,7 +248,7 @@ class PolicyEngine:
         tokens, updates = max(total["tokens"], 1.0), max(len(applied), 1)
         return UpdateReport(
             loss=total["loss"] / updates,
-            kl=total["kl"] / tokens,
+            kl=None if self._reference is None else total["kl"] / tokens,
             clip_fraction=total["clipped"] / tokens,
             entropy=total["entropy"] / tokens,
             importance_mean=total["importance"] / tokens if applied else 1.0,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gainrl_ray.errors import ConfigError, DataError
+from gainrl_ray.model.loading import named_as_on_disk
 
 SHARD_BYTES = 4 << 30
 """Largest file of an exported model."""
@@ -38,7 +39,7 @@ def gathered_weights(model: Any, *, rank: int) -> Iterator[tuple[str, Tensor]]:
             # Copied within the context: after it a gathered parameter is empty again.
             copies = [(name, tensor.detach().cpu().clone()) for name, tensor in bucket] if rank == 0 else []
         for name, tensor in copies:
-            yield from _named_as_on_disk(model, name, tensor)
+            yield from named_as_on_disk(model, name, tensor)
 
 
 def export_folder(model: Any, tokenizer: Any, folder: Path, *, rank: int) -> None:
@@ -132,14 +133,6 @@ def _buckets(model: Any) -> Iterator[list[tuple[str, Tensor]]]:
         size += weight_bytes
     if bucket:
         yield bucket
-
-
-def _named_as_on_disk(model: Any, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The tensor under the name, or in the parts, that its checkpoint file has."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    for part, value in revert_weight_conversion(model, {name: tensor}).items():
-        yield part, value.contiguous()
 
 
 def _write_shards(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gainrl_ray.config import ModelConfig
+from gainrl_ray.config import Config, ModelConfig
 from gainrl_ray.errors import ModelError
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
@@ -124,6 +124,32 @@ def _check_weight_files(config: ModelConfig) -> None:
             raise ModelError(
                 f"model.path {config.path!r}: {path.name} is no readable weight file ({error}): copy it again"
             ) from error
+
+
+def check_positions(config: Config) -> None:
+    """Raise ModelError when prompts and completions may be longer than the model has positions.
+
+    Without a word on models that stretch their positions (rope scaling): how far is for vLLM to say.
+    """
+    text = _causal_config(config.model).get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is None or "factor" in str(getattr(text, "rope_parameters", None)):
+        return
+    if config.sequence_tokens > positions:
+        raise ModelError(
+            f"model.path {config.model.path!r} has {positions} positions; data.prompt.max_tokens "
+            f"{config.data.prompt.max_tokens} and rollout.max_new_tokens {config.rollout.max_new_tokens} need "
+            f"{config.sequence_tokens}: lower one of them"
+        )
+
+
+def named_as_on_disk(model: Any, name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
+    """The tensor under the name, or in the parts, that its checkpoint file has: transformers merges and renames some
+    on loading, experts for example."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    for part, value in revert_weight_conversion(model, {name: tensor}).items():
+        yield part, value.contiguous()
 
 
 def model_digest(config: ModelConfig) -> str:

@@ -113,7 +113,7 @@ class MemoryGenerator:
         return ((wrong, wrong), (wrong, right), (right, right))[(row + version) % 3]
 
 
-def report(rank: int = 0, **changes: float) -> UpdateReport:
+def report(rank: int = 0, **changes: float | None) -> UpdateReport:
     values = dict.fromkeys(
         ["loss", "kl", "clip_fraction", "entropy", "importance_mean", "mismatch_kl", "grad_norm", "learning_rate"], 0.1
     )
@@ -306,7 +306,7 @@ def test_divergence_stops_the_run_before_its_state_is_committed(start, tmp_path:
     pipeline.take(1, 0, state.attempt, WAIT_S)
     pipeline.publish(2, state.attempt)
     with pytest.raises(DivergenceError, match=r"KL 0.9 is above learner.max_kl 0.5"):
-        pipeline.complete(1, 0, report(mismatch_kl=-0.9), state.attempt, WAIT_S)
+        pipeline.complete(1, 0, report(kl=None, mismatch_kl=-0.9), state.attempt, WAIT_S)
     assert not (tmp_path / "run/ledger.json").exists()
 
 

@@ -17,7 +17,6 @@ from gainrl_ray.errors import EngineError, ResourceError
 from gainrl_ray.types import Completion, SampleRequest, Sampling
 
 LIMIT_S = 240.0
-MAX_MODEL_LEN = 256
 
 
 def config(**rollout: Any) -> Config:
@@ -25,7 +24,8 @@ def config(**rollout: Any) -> Config:
     return Config.model_validate(
         {
             "model": {"path": "tiny", "dtype": "float32"},
-            "rollout": small | rollout,
+            "data": {"prompt": {"max_tokens": 128}},
+            "rollout": {"max_new_tokens": 128} | small | rollout,
             "sync": {"verify_tolerance": 1e-3, "deadline_s": 120.0},
         }
     )
@@ -70,7 +70,7 @@ def learner(ray_session: None, tiny_model_config: ModelConfig) -> Iterator[Learn
 
 @pytest.fixture(scope="module")
 def pool(learner: Learner) -> Iterator[RolloutPool]:
-    pool = RolloutPool(config(), learner.store, MAX_MODEL_LEN)
+    pool = RolloutPool(config(), learner.store)
     pool.start()
     yield pool
     pool.close()
@@ -200,7 +200,7 @@ def test_a_hanging_engine_is_replaced(pool: RolloutPool) -> None:
 
 @pytest.mark.slow
 def test_a_lost_engine_without_a_restart_left_ends_the_run(ray_session: None, learner: Learner) -> None:
-    pool = RolloutPool(config(engines=1, max_engine_restarts=0), learner.store, MAX_MODEL_LEN)
+    pool = RolloutPool(config(engines=1, max_engine_restarts=0), learner.store)
     try:
         pool.start()
         pool.sync(0)
@@ -217,7 +217,7 @@ def test_a_lost_engine_without_a_restart_left_ends_the_run(ray_session: None, le
 
 
 def test_impossible_resources_are_refused_at_once(ray_session: None, learner: Learner) -> None:
-    pool = RolloutPool(config(cpus_per_engine=1000), learner.store, MAX_MODEL_LEN)
+    pool = RolloutPool(config(cpus_per_engine=1000), learner.store)
     started = time.monotonic()
     with pytest.raises(ResourceError, match=r"engine \d needs \{'CPU': 1000.0\} on one node, no node is large enough"):
         pool.start()

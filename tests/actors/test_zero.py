@@ -15,7 +15,7 @@ import pytest
 import torch
 import zero_checks
 
-from gainrl_ray.actors.deepspeed_config import deepspeed_config, learning_rate_factor
+from gainrl_ray.actors.deepspeed_config import deepspeed_config, learning_rate
 from gainrl_ray.actors.zero_state import gathered_weights
 from gainrl_ray.config import Config, OptimizerConfig
 from gainrl_ray.errors import ConfigError
@@ -208,7 +208,7 @@ def test_a_bad_loss_on_one_rank_skips_the_update_on_all(seen: Any, case: str, cl
     found, wanted = seen[2][0][case], seen[2][0][clean]
     _assert_same(found["after"], wanted["start"])
     assert found["second"]["skipped_updates"] == 0
-    assert found["second"]["learning_rate"] == pytest.approx(0.005), "a skipped update does not move the schedule"
+    assert found["second"]["learning_rate"] == pytest.approx(0.005), "the rate follows the step, whatever was skipped"
     _assert_same(found["weights"], wanted["weights"])
 
 
@@ -293,12 +293,12 @@ def test_names_are_those_of_checkpoint_files(tmp_path: Path, monkeypatch: pytest
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
-    cosine = OptimizerConfig(schedule="cosine", warmup_updates=2, min_lr_ratio=0.1)
-    found = [learning_rate_factor(update, cosine, total_updates=5) for update in range(7)]
-    assert found == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1, 0.1, 0.1])
-    linear = OptimizerConfig(schedule="linear")
-    assert [learning_rate_factor(update, linear, 5) for update in (0, 1, 4)] == pytest.approx([1.0, 0.75, 0.0])
-    assert learning_rate_factor(1000, OptimizerConfig(warmup_updates=3), 5) == 1.0
+    cosine = OptimizerConfig(lr=2.0, schedule="cosine", warmup_updates=2, min_lr_ratio=0.1)
+    found = [learning_rate(update, cosine, total_updates=5) for update in range(7)]
+    assert found == pytest.approx([1.0, 2.0, 2.0, 1.1, 0.2, 0.2, 0.2])
+    linear = OptimizerConfig(lr=2.0, schedule="linear")
+    assert [learning_rate(update, linear, 5) for update in (0, 1, 4)] == pytest.approx([2.0, 1.5, 0.0])
+    assert learning_rate(1000, OptimizerConfig(lr=2.0, warmup_updates=3), 5) == 2.0
 
 
 def test_deepspeed_settings_are_merged_and_guarded() -> None:

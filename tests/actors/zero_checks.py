@@ -32,7 +32,7 @@ from gainrl_ray.types import (
 )
 
 VOCABULARY = 500
-TOTAL_UPDATES = 8
+STEPS = 8
 ALL_IN_ONE = 100_000
 FEW_TOKENS = 48
 RANKS_FOLDER = "ranks{}"
@@ -44,6 +44,7 @@ def make_config(path: str, stage: int, **sections: dict[str, Any]) -> Config:
     # Without the threshold ZeRO-3 would not shard weights as small as these.
     extra = {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if stage == 3 else {}
     tree: dict[str, dict[str, Any]] = {
+        "run": {"steps": STEPS},
         "model": {"path": path, "dtype": "float32"},
         "rollout": {"temperature": 0.7},
         "optimizer": {"lr": 0.01, "eps": 1e-3, "schedule": "linear", "warmup_updates": 2},
@@ -90,16 +91,16 @@ def _ids(rng: np.random.Generator, count: int) -> tuple[int, ...]:
     return tuple(int(token) for token in rng.integers(0, VOCABULARY, count))
 
 
-def make_batches(config: Config, seed: int, ranks: int, tokens: int, updates: int = 1) -> tuple[RankBatch, ...]:
+def make_batches(config: Config, seed: int, ranks: int, tokens: int, step: int = 0) -> tuple[RankBatch, ...]:
     """The step's batch of every rank."""
     return build_rank_batches(
         make_groups(seed),
-        step=0,
+        step=step,
         policy_version=0,
         loss=config.loss,
         ranks=ranks,
         microbatch_tokens=tokens,
-        updates_per_step=updates,
+        updates_per_step=config.learner.updates_per_step,
         max_new_tokens=12,
         measure_all=True,
         pad_id=0,
@@ -114,10 +115,10 @@ class Rank:
         self.tokens = ALL_IN_ONE if ranks == 1 else FEW_TOKENS
 
     def engine(self, config: Config) -> PolicyEngine:
-        return PolicyEngine(config, rank=self.rank, world_size=self.ranks, total_updates=TOTAL_UPDATES)
+        return PolicyEngine(config, rank=self.rank, world_size=self.ranks)
 
-    def batch(self, config: Config, seed: int, updates: int = 1, tokens: int | None = None) -> RankBatch:
-        return make_batches(config, seed, self.ranks, tokens or self.tokens, updates)[self.rank]
+    def batch(self, config: Config, seed: int, step: int = 0, tokens: int | None = None) -> RankBatch:
+        return make_batches(config, seed, self.ranks, tokens or self.tokens, step)[self.rank]
 
     def first_update(self, config: Config, tokens: int | None = None) -> tuple[PolicyEngine, dict[str, Any]]:
         """An engine after one update, with that update's gradients and weights."""
@@ -134,12 +135,12 @@ class Rank:
         """Two updates at once, and one, a checkpoint, a new engine and the other."""
         engine, seen = self.first_update(config)
         engine.save(self.folder / name)
-        seen["second"] = asdict(engine.update(self.batch(config, seed=2)))
+        seen["second"] = asdict(engine.update(self.batch(config, seed=2, step=1)))
         seen["straight"] = dict(engine.named_weights())
         continued = self.engine(config)
         continued.load(self.folder / name)
         seen["loaded"] = dict(continued.named_weights())
-        seen["second_resumed"] = asdict(continued.update(self.batch(config, seed=2)))
+        seen["second_resumed"] = asdict(continued.update(self.batch(config, seed=2, step=1)))
         seen["resumed"] = dict(continued.named_weights())
         continued.export(self.folder / f"{name}_model")
         return seen
@@ -156,7 +157,7 @@ class Rank:
     def several_updates(self, config: Config) -> dict[str, Any]:
         """A step of two updates against a reference policy, after a step of none."""
         engine = self.engine(config)
-        batch = self.batch(config, seed=3, updates=2)
+        batch = self.batch(config, seed=3)
         idle = asdict(engine.update(replace(batch, updates=())))
         before = dict(engine.named_weights())
         report = asdict(engine.update(batch))
@@ -217,7 +218,7 @@ class Rank:
 
 
 def _with_kl(model: str, stage: int) -> Config:
-    return make_config(model, stage, loss={"kl_coef": 0.1})
+    return make_config(model, stage, loss={"kl_coef": 0.1}, learner={"updates_per_step": 2})
 
 
 def _spoil(micro_batches: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from gainrl_ray.config import ModelConfig
+from gainrl_ray.config import Config, ModelConfig
 from gainrl_ray.errors import ModelError
 from gainrl_ray.model.loading import (
     TINY_FOLDER,
     check_model,
+    check_positions,
     load_model,
     load_tokenizer,
     model_digest,
@@ -133,6 +134,18 @@ def test_anything_but_a_causal_language_model_is_refused(copied: Path, values: d
     _edit(copied / "config.json", **values)
     with pytest.raises(ModelError, match=f"no causal language model.*{values['architectures'][0]}"):
         check_model(_config(copied))
+
+
+def test_sequences_longer_than_the_model_are_refused(copied: Path) -> None:
+    model, prompt, rollout = {"path": str(copied)}, {"max_tokens": 60}, {"max_new_tokens": 41}
+    config = Config.model_validate({"model": model, "data": {"prompt": prompt}, "rollout": rollout})
+    _edit(copied / "config.json", max_position_embeddings=101)
+    check_positions(config)
+    _edit(copied / "config.json", max_position_embeddings=100)
+    with pytest.raises(ModelError, match=r"has 100 positions; data\.prompt\.max_tokens 60 and .*41 need 101"):
+        check_positions(config)
+    _edit(copied / "config.json", rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0})
+    check_positions(config)
 
 
 def test_a_missing_tokenizer_is_refused(copied: Path) -> None:
