@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from whole_runs import Finished, run, settings
 
 from gainrl_ray.config import ModelConfig
 
@@ -27,3 +28,9 @@ def ray_session() -> Iterator[None]:
 def tiny_model_config() -> ModelConfig:
     """The built-in model in float32."""
     return ModelConfig(path="tiny", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def whole(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """An undisturbed run of four steps, which others are compared with."""
+    return run(settings(tmp_path_factory.mktemp("runs")), "whole")

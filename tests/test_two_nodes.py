@@ -1,22 +1,24 @@
-"""The demo on a cluster of two nodes: the learner on one, the engine on the other, the job's own way in."""
+"""A run on a cluster of two nodes, through the job's own way in."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
+from whole_runs import Finished, settings
 
-from gainrl_ray.metrics import read_metrics
-from gainrl_ray.storage import Storage
+from gainrl_ray.cli import to_yaml
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def cluster():
-    """A head without task CPUs and two nodes too small to hold both parts."""
+    """A head without task CPUs and two nodes that hold two learners and two engines together only."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
         made.add_node(num_cpus=1)
@@ -24,26 +26,27 @@ def cluster():
     made.shutdown()
 
 
-def test_a_run_spreads_over_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
-    environment = os.environ | {"RAY_ADDRESS": cluster.address, "GAINRL_CALLER_DIR": str(tmp_path)}
-    arguments = [
-        "--run.storage=runs",
-        "--run.name=two",
-        "--run.steps=2",
-        "--curriculum.name=uniform",
-        "--data.train.limit=32",
-        "--data.train.max_level=2",
-        "--data.heldout.limit=4",
-        "--rollout.problems_per_step=4",
-        "--rollout.group_size=4",
-        "--rollout.max_new_tokens=48",
-        "--rollout.cpus_per_engine=1",
-        "--learner.cpus_per_worker=1",
-        "--evaluation.every=0",
-    ]
-    command = [sys.executable, str(ROOT / "jobs/train.py"), *arguments]
+def test_two_learners_and_two_engines_on_two_nodes_do_the_same_first_step(
+    whole: Finished, cluster: Cluster, tmp_path: Path
+) -> None:
+    config = settings(
+        whole.folder.parent,
+        run={"steps": 1},
+        learner={"workers": 2, "zero_stage": 3},
+        rollout={"engines": 2},
+        evaluation={"every": 0},
+    )
+    (tmp_path / "wide.yaml").write_text(to_yaml(config))
+    command = [sys.executable, str(ROOT / "jobs/train.py"), "--config", f"{tmp_path}/wide.yaml", "--run.name=wide"]
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "resources: 1 learner x {CPU: 1}, 1 engine x {CPU: 1}; cluster: {CPU: 2}" in done.stdout
-    assert [record["step"] for record in read_metrics(Storage(str(tmp_path / "runs/two")))] == [0, 1, 2]
-    assert (tmp_path / "runs/two/model/model.safetensors").exists()
+    assert "resources: 2 learner x {CPU: 0.5}, 2 engine x {CPU: 0.5}; cluster: {CPU: 2}" in done.stdout
+    wide = Finished(whole.folder.parent / "wide", done.stdout.splitlines())
+    assert wide.history()[0] == whole.history()[0]
+    rollouts = [pq.read_table(run.folder / "rollouts/step_000000.parquet") for run in (whole, wide)]
+    assert rollouts[0]["completion"].to_pylist() == rollouts[1]["completion"].to_pylist()
+    assert wide.path("loss")[0] == pytest.approx(whole.path("loss")[0], abs=1e-6)
+    for key, tolerance in (("grad_norm", 1e-5), ("angle", 1e-5)):
+        assert wide.path(key)[0] == pytest.approx(whole.path(key)[0], abs=tolerance)
+    assert json.loads((wide.folder / "model/config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]

@@ -183,7 +183,6 @@ def test_a_newer_attempt_may_publish_the_same_version_again(pool: RolloutPool, l
     assert answers(pool, requests(2), 0) != before
 
 
-@pytest.mark.slow
 def test_a_hanging_engine_is_replaced(pool: RolloutPool) -> None:
     pool.sync(0)
     asked = requests(new_tokens=200)
@@ -198,7 +197,6 @@ def test_a_hanging_engine_is_replaced(pool: RolloutPool) -> None:
     assert (after["restarts"], after["pid"] != before["pid"]) == (before["restarts"] + 1, True)
 
 
-@pytest.mark.slow
 def test_a_lost_engine_without_a_restart_left_ends_the_run(ray_session: None, learner: Learner) -> None:
     pool = RolloutPool(config(engines=1, max_engine_restarts=0), learner.store)
     try:
