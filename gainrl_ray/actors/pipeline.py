@@ -13,36 +13,22 @@ from dataclasses import replace
 from typing import Any
 
 from gainrl_ray.actors.attempt import Attempt
-from gainrl_ray.actors.curriculum import Curriculum, CurriculumReport
-from gainrl_ray.actors.generation import Generated, Generator
-from gainrl_ray.actors.generation_loop import GenerationLoop, evaluation_due
-from gainrl_ray.actors.remote import Remote
+from gainrl_ray.actors.curriculum import CurriculumReport
+from gainrl_ray.actors.generation import Generated
+from gainrl_ray.actors.generation_loop import GenerationLoop, Parts, evaluation_due
 from gainrl_ray.checkpoint import RunState, commit_due
-from gainrl_ray.config import Config
-from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.data.rollout_table import groups_to_table, table_to_groups
 from gainrl_ray.errors import DeadlineError, DivergenceError, StaleAttemptError
-from gainrl_ray.run_record import RunRecord
 from gainrl_ray.types import RankBatch, SlotOutcome, StepOutcome, UpdateReport, Window
 
 
 class RolloutPipeline:
     """See the module; one per run, called by learners and driver from several threads."""
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        curriculum: Curriculum | Remote,
-        generator: Generator,
-        record: RunRecord,
-        train: ProblemTable,
-        heldout: ProblemTable,
-        pad_id: int,
-    ) -> None:
-        self._config, self._curriculum, self._generator, self._record = config, curriculum, generator, record
-        self._train, self._heldout, self._pad_id = train, heldout, pad_id
-        self._started: Future[None] = ThreadPoolExecutor(1).submit(generator.start)
+    def __init__(self, parts: Parts) -> None:
+        """The engines begin to start."""
+        self._parts, self._config = parts, parts.config
+        self._engines_started: Future[None] = ThreadPoolExecutor(1).submit(parts.generator.start)
         self._resetting = threading.Lock()
         self._attempt = Attempt(0, 0)
         self._loop: GenerationLoop | None = None
@@ -58,12 +44,12 @@ class RolloutPipeline:
         with self._resetting:
             self._end_attempt()
             step = state.step if state else 0
-            number = max(self._attempt.number, state.attempt if state else 0, self._record.last_attempt()) + 1
+            number = max(self._attempt.number, state.attempt if state else 0, self._parts.record.last_attempt()) + 1
             attempt = Attempt(number, step)
             planned = state.windows if state else ()
             stored = state.curriculum if state else None
-            curriculum = self._curriculum.reset(step, stored, planned, self._record.ledger(), number)
-            self._record.rewind(step, number)
+            curriculum = self._parts.curriculum.reset(step, stored, planned, self._parts.record.ledger(), number)
+            self._parts.record.rewind(step, number)
             attempt.windows = {window.step: window for window in planned}
             for ahead in range(step, min(step + self._config.rollout.max_staleness + 1, self._config.run.steps)):
                 if ahead not in attempt.windows:
@@ -114,23 +100,23 @@ class RolloutPipeline:
 
     def progress(self, after: int) -> tuple[list[str], str | None, bool]:
         """Console lines from number `after` on, the error that ended the run if any, and whether a stop was asked."""
-        return self._record.lines[after:], self._failure, self._stop
+        return self._parts.record.lines[after:], self._failure, self._stop
 
     def request_stop(self) -> None:
         """End the run after the step under way, with a commit."""
         if not self._stop:
             self._stop = True
-            self._record.say("stop asked for: the run ends after the step under way, with a commit")
+            self._parts.record.say("stop asked for: the run ends after the step under way, with a commit")
 
     def engines(self) -> list[dict[str, Any]]:
         """Every engine's state, for people and tests."""
-        return self._generator.engines()
+        return self._parts.generator.engines()
 
     def close(self) -> None:
         """End generation, engines, graders and trackers."""
         self._end_attempt()
-        self._generator.close()
-        self._record.close()
+        self._parts.generator.close()
+        self._parts.record.close()
 
     def _close_step(self, attempt: Attempt, step: int, reports: dict[int, UpdateReport], deadline_s: float) -> RunState:
         done, generated = step + 1, attempt.generated[step]
@@ -144,15 +130,15 @@ class RolloutPipeline:
             for slot in microbatch.slots
             if slot >= 0
         )
-        curriculum = self._curriculum.observe(outcome, trained, version, attempt.number)
+        curriculum = self._parts.curriculum.observe(outcome, trained, version, attempt.number)
         ahead = done + self._config.rollout.max_staleness
         if ahead < self._config.run.steps:
             window = self._select(ahead, attempt.number)
             with attempt.changing():
                 attempt.windows[ahead] = window
         figures = self._evaluation(attempt, done, deadline_s)
-        best = self._record.best_accuracy()
-        self._record.step(
+        best = self._parts.record.best_accuracy()
+        self._parts.record.step(
             done,
             generated.groups,
             reports=[reports[rank] for rank in sorted(reports)],
@@ -177,7 +163,7 @@ class RolloutPipeline:
             is_best=figures.get("eval/accuracy", float("-inf")) > best,
         )
         if commit_due(state, self._config):
-            self._record.commit(self._curriculum.ledger())
+            self._parts.record.commit(self._parts.curriculum.ledger())
             state = self._with_pending(attempt, state, deadline_s)
         return state
 
@@ -219,20 +205,10 @@ class RolloutPipeline:
             )
 
     def _start_loop(self, attempt: Attempt, state: RunState | None) -> None:
-        self._generator.invalidate()
-        self._loop = GenerationLoop(
-            self._config,
-            attempt,
-            started=self._started,
-            curriculum=self._curriculum,
-            generator=self._generator,
-            record=self._record,
-            train=self._train,
-            heldout=self._heldout,
-            pad_id=self._pad_id,
-        )
+        self._parts.generator.invalidate()
+        self._loop = GenerationLoop(self._parts, attempt, self._engines_started)
         if state and state.pending is not None:
-            restored = table_to_groups(state.pending, self._train.problem, self._train.prompt)
+            restored = table_to_groups(state.pending, self._parts.train.problem, self._parts.train.prompt)
             for step, groups in restored.items():
                 self._loop.accept(step, Generated(groups=groups, generate_s=0.0, grade_s=0.0))
         self._loop.start()
@@ -246,7 +222,7 @@ class RolloutPipeline:
             if self._loop.is_alive():
                 raise DeadlineError(
                     f"generation of attempt {self._attempt.number} did not end within {limit_s:.0f} s; "
-                    f"engines: {self._generator.engines()}"
+                    f"engines: {self._parts.generator.engines()}"
                 )
 
     def _current(self, number: int) -> Attempt:
@@ -255,7 +231,7 @@ class RolloutPipeline:
         return self._attempt
 
     def _select(self, step: int, number: int) -> Window:
-        return self._curriculum.select(step, self._config.rollout.problems_per_step, number)
+        return self._parts.curriculum.select(step, self._config.rollout.problems_per_step, number)
 
     def _state(self, attempt: Attempt, step: int, curriculum: CurriculumReport) -> RunState:
         windows = tuple(attempt.windows[s] for s in sorted(attempt.windows) if s >= step)

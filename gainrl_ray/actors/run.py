@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from gainrl_ray.actors.curriculum import CurriculumActor
 from gainrl_ray.actors.generation import Generator
+from gainrl_ray.actors.generation_loop import Parts
 from gainrl_ray.actors.learner import LearnerTask, train_loop
 from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.actors.pool import RolloutPool
@@ -48,13 +49,15 @@ class _PipelineProcess(RolloutPipeline):
         pad_id: int,
     ) -> None:
         super().__init__(
-            config,
-            curriculum=Remote(curriculum, "curriculum actor", CONTROL_DEADLINE_S),
-            generator=Generator(config, RolloutPool(config, store)),
-            record=RunRecord(config, run_name, Storage(config.run.storage).child(run_name)),
-            train=train,
-            heldout=heldout,
-            pad_id=pad_id,
+            Parts(
+                config=config,
+                curriculum=Remote(curriculum, "curriculum actor", CONTROL_DEADLINE_S),
+                generator=Generator(config, RolloutPool(config, store)),
+                record=RunRecord(config, run_name, Storage(config.run.storage).child(run_name)),
+                train=train,
+                heldout=heldout,
+                pad_id=pad_id,
+            )
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from gainrl_ray.actors.curriculum import Curriculum
 from gainrl_ray.actors.generation import Generated
+from gainrl_ray.actors.generation_loop import Parts
 from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.config import Config
@@ -141,8 +142,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[RolloutPipeline, Memor
 
     def build(config: Config, run: str = "run") -> tuple[RolloutPipeline, MemoryGenerator]:
         generator = MemoryGenerator()
-        pipeline = RolloutPipeline(
-            config,
+        parts = Parts(
+            config=config,
             curriculum=Curriculum(config.curriculum, np.arange(PROBLEMS), [f"p{i}" for i in range(PROBLEMS)], seed=3),
             generator=generator,  # type: ignore[arg-type]
             record=RunRecord(config, run, Storage(str(tmp_path)).child(run)),
@@ -150,6 +151,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[RolloutPipeline, Memor
             heldout=MemoryTable(),  # type: ignore[arg-type]
             pad_id=0,
         )
+        pipeline = RolloutPipeline(parts)
         opened.append(pipeline)
         return pipeline, generator
 
