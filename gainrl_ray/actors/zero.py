@@ -22,8 +22,11 @@ from gainrl_ray.actors.deepspeed_config import (
 from gainrl_ray.algo.angles import without_diagonal
 from gainrl_ray.algo.losses import policy_loss
 from gainrl_ray.config import Config
+from gainrl_ray.curricula.registry import strategy_class
+from gainrl_ray.errors import ModelError
 from gainrl_ray.model.loading import check_model, load_model
 from gainrl_ray.model.policy import Angles, PolicyModel, PolicyOutput, forward_micro_batch
+from gainrl_ray.model.prefill import signal_module
 from gainrl_ray.types import MicroBatch, RankBatch, UpdateReport
 
 _SUMS = ("loss", "tokens", "kl", "clipped", "importance", "mismatch", "entropy")
@@ -47,7 +50,11 @@ class PolicyEngine:
     """
 
     def __init__(self, config: Config, *, rank: int, world_size: int) -> None:
-        """Load the model, and the frozen reference policy when loss.kl_coef > 0, and start DeepSpeed."""
+        """Load the model, and the frozen reference policy when loss.kl_coef > 0, and start DeepSpeed.
+
+        Raises ModelError for what cannot be loaded, and for a model without signal layer under a curriculum that
+        needs the angles. Under another curriculum such a model is trained, and no angles are reported.
+        """
         learner = config.learner
         if not torch.cuda.is_available():
             torch.set_num_threads(learner.threads_per_worker)
@@ -56,6 +63,7 @@ class PolicyEngine:
         self._tokenizer = check_model(config.model)
         deepspeed = start_deepspeed(rank=rank, world_size=world_size, deadline_s=learner.collective_deadline_s)
         self._policy = PolicyModel(load_model(config.model), learner.gradient_checkpointing)
+        self._measures = _measures_angles(self._policy.language_model, config)
         parameters = sum(weight.numel() for weight in self._policy.parameters())
         settings = deepspeed_config(config, ranks=world_size, parameters=parameters)
         self._engine = start_engine(deepspeed, model=self._policy, config=settings)
@@ -73,7 +81,7 @@ class PolicyEngine:
         """
         started = time.monotonic()
         angles: dict[int, float] = {}
-        for micro_batch in batch.measure:
+        for micro_batch in batch.measure if self._measures else ():
             self._keep_angles(self._evaluate(micro_batch, prompt_only=True).angles, angles)
         old_logprobs = self._old_logprobs(batch.updates, angles) if len(batch.updates) > 1 else None
         tallies = []
@@ -140,7 +148,7 @@ class PolicyEngine:
             self._policy,
             micro_batch,
             temperature=self._temperature,
-            measure=True,
+            measure=self._measures,
             prompt_only=prompt_only,
         )
 
@@ -194,7 +202,7 @@ class PolicyEngine:
             self._policy,
             micro_batch,
             temperature=self._temperature,
-            measure=old_logprobs is None,
+            measure=self._measures and old_logprobs is None,
         )
         self._keep_angles(output.angles, angles)
         terms = policy_loss(
@@ -260,6 +268,17 @@ class PolicyEngine:
             angles=angles,
             seconds={"train": seconds},
         )
+
+
+def _measures_angles(model: Any, config: Config) -> bool:
+    """Whether the model has a signal layer. Raises ModelError when it has none and the curriculum needs it."""
+    try:
+        signal_module(model)
+    except ModelError:
+        if strategy_class(config.curriculum).wants_angle:
+            raise
+        return False
+    return True
 
 
 def _probe_batch(token_ids: Sequence[int]) -> MicroBatch:

@@ -54,6 +54,7 @@ def seen(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int
     """What every rank saw, by number of ranks; their files are in the folder named by "folder"."""
     # Two ranks first: one rank tries to load their checkpoints.
     folder = tmp_path_factory.mktemp("zero")
+    _save_opt(folder / "opt")
     return {ranks: _run(ranks, small_model, folder / zero_checks.RANKS_FOLDER.format(ranks)) for ranks in (2, 1)}
 
 
@@ -61,6 +62,16 @@ def seen(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int
 def expected(small_model: str) -> dict[str, Any]:
     """The first update by plain torch: all logits at once, autograd, clipping and AdamW written out."""
     return _plain_update(zero_checks.make_config(small_model, 0), small_model)
+
+
+def _save_opt(folder: Path) -> None:
+    """A random OPT, whose blocks hold fc1 and fc2 instead of an MLP, with the built-in tokenizer."""
+    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
+
+    sizes = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = OPTConfig(vocab_size=600, max_position_embeddings=128, word_embed_proj_dim=32, **sizes)
+    OPTForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY_FOLDER).save_pretrained(folder)
 
 
 def _run(ranks: int, model: str, folder: Path) -> list[dict[str, Any]]:
@@ -256,6 +267,13 @@ def test_the_export_is_the_policy(seen: Any, case: str) -> None:
     assert AutoTokenizer.from_pretrained(folder).encode("2+2") == AutoTokenizer.from_pretrained(TINY_FOLDER).encode(
         "2+2"
     )
+
+
+def test_a_model_without_signal_layer_is_trained_where_no_angle_is_needed(seen: Any) -> None:
+    found = seen[1][0]["no_signal"]
+    assert found["report"]["angles"] == {}
+    assert found["report"]["skipped_updates"] == 0 and found["report"]["grad_norm"] > 0
+    assert "ModelError: OPTForCausalLM has no signal layer" in found["error"]
 
 
 def test_nothing_is_printed(seen: Any) -> None:

@@ -172,6 +172,7 @@ class Rank:
         for stage in range(4):
             found[f"several{stage}"] = self.several_updates(_with_kl(self.model, stage))
         found["refusals"] = self.refusals()
+        found["no_signal"] = self.no_signal()
         return found
 
     def refusals(self) -> dict[str, str]:
@@ -194,6 +195,17 @@ class Rank:
             except GainrlError as error:
                 errors[name] = f"{type(error).__name__}: {error}"
         return errors
+
+    def no_signal(self) -> dict[str, Any]:
+        """One update of a model whose blocks have no MLP of that name, and the error where its angles are needed."""
+        folder = str(self.folder.parent / "opt")
+        config = make_config(folder, 2, curriculum={"name": "uniform"})
+        found: dict[str, Any] = {"report": asdict(self.engine(config).update(self.batch(config, seed=1)))}
+        try:
+            self.engine(make_config(folder, 2))
+        except GainrlError as error:
+            found["error"] = f"{type(error).__name__}: {error}"
+        return found
 
     def together(self) -> dict[str, Any]:
         """The checks of a run with several ranks, by name."""
