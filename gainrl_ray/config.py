@@ -20,6 +20,9 @@ from pydantic import (
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
+SHARED_FOLDERS = ("datasets", "indexes", "evaluations")
+"""Folders beside the runs in `run.storage`."""
+
 R1_SYSTEM_PROMPT = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
     "The assistant first thinks about the reasoning process and then gives the user the answer. "
@@ -50,6 +53,18 @@ class RunConfig(Node):
     """Continue a run whose stored config differs from this one in more than `run.steps`."""
     max_failures: int = Field(default=2, ge=0)
     """Restarts of the learner gang before the run fails."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str | None) -> str | None:
+        if name is not None and (
+            name in SHARED_FOLDERS or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,127}", name, re.ASCII)
+        ):
+            raise ValueError(
+                f"received {name!r}; accepted: a name of up to 128 letters, digits, '.', '-' and '_' that starts with "
+                f"a letter or digit and is none of {', '.join(SHARED_FOLDERS)}, which all runs share"
+            )
+        return name
 
 
 class RayConfig(Node):

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import tempfile
+from pathlib import Path
 from typing import Any, Protocol
 
 from gainrl_ray.config import TrackingConfig
@@ -10,6 +12,7 @@ from gainrl_ray.errors import ConfigError
 from gainrl_ray.storage import Storage
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
 
 Record = dict[str, Any]
 
@@ -27,23 +30,32 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard events in the run's folder `tensorboard`; a resumed run hides what it rewound."""
+    """TensorBoard events in the run's folder `tensorboard`; a resumed run hides what it rewound.
+
+    Events are appended to a file, which object stores do not know: there the file is uploaded anew at every step.
+    """
 
     def __init__(self, storage: Storage, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        local = storage.uri.removeprefix("file://")
-        self._writer = SummaryWriter(log_dir=f"{local}/tensorboard", purge_step=first_step)
+        self._storage = storage
+        self._folder = None if storage.is_local else tempfile.TemporaryDirectory(prefix="gainrl-")
+        local = storage.path if self._folder is None else self._folder.name
+        self._writer = SummaryWriter(log_dir=f"{local}/{TENSORBOARD}", purge_step=first_step)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         """Write one scalar per number."""
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
+        if self._folder is not None:
+            self._storage.upload(Path(self._folder.name) / TENSORBOARD, TENSORBOARD)
 
     def close(self) -> None:
         """Close the event file."""
         self._writer.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 class WeightsAndBiases:
@@ -64,7 +76,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """An MLflow run named like ours."""
+    """An MLflow run named like ours, continued when there is one."""
 
     def __init__(self, uri: str, run_name: str, config: Record) -> None:
         import mlflow  # pyright: ignore[reportMissingImports]
@@ -72,7 +84,13 @@ class MLflow:
         mlflow.set_tracking_uri(uri)
         mlflow.set_experiment("gainrl-ray")
         self._mlflow = mlflow
-        mlflow.start_run(run_name=run_name)
+        found = mlflow.search_runs(
+            experiment_names=["gainrl-ray"],
+            filter_string=f"attributes.run_name = '{run_name}'",
+            max_results=1,
+            output_format="list",
+        )
+        mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=run_name)
         mlflow.log_dict(config, "config.json")
 
     def log(self, step: int, numbers: dict[str, float]) -> None:

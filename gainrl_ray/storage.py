@@ -126,7 +126,7 @@ class Storage:
             with tempfile.TemporaryDirectory(prefix="gainrl-", ignore_cleanup_errors=True) as folder:
                 unfinished = Path(folder) / PurePosixPath(name).name
                 yield unfinished
-                self._upload(unfinished, name)
+                self.upload(unfinished, name)
             return
         target = Path(self._at(name))
         unfinished = target.parent / f"{_UNFINISHED}{uuid.uuid4().hex}-{target.name}"
@@ -139,7 +139,8 @@ class Storage:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _upload(self, source: Path, name: str) -> None:
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a local file, or a folder with all below it, to this name, over what is there."""
         target = self._at(name)
         local = pyarrow.fs.LocalFileSystem()
         with self._naming(name):
@@ -172,7 +173,9 @@ def _joined(*parts: str) -> str:
 
 
 def _joined_to(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}" if name else folder
+    """The name below a path or a URI, whose query (`?endpoint_override=...`) stays at its end."""
+    folder, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
+    return (f"{folder.rstrip('/')}/{name}" if name else folder) + mark + query
 
 
 def _brief(error: Exception) -> str:

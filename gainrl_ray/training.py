@@ -59,6 +59,7 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     tables = _tables(config, say)
     order = _order(config, tables, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
+    storage.write_text(CONFIG_FILE, to_yaml(config))
     stopped = run_training(
         config,
         run_name,
@@ -78,29 +79,29 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
 
 
 def open_run(config: Config, run_name: str) -> Storage:
-    """The run's folder, its resolved config written into it.
+    """The run's folder, new or to be continued; as long as no step of a run is trained its settings may change.
 
     Raises:
         ConfigError: the folder holds a finished run, or one with another config.
     """
     storage = Storage(config.run.storage).child(run_name)
-    if storage.exists(CONFIG_FILE):
-        stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=f"{storage.uri}/{CONFIG_FILE}")
-        free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.")
-        changes = [change for change in diff_configs(stored, config) if not change.startswith(free)]
-        if changes and not config.run.allow_changed:
-            raise ConfigError(
-                f"run {run_name!r} in {config.run.storage} was started with another config:\n  "
-                + "\n  ".join(changes)
-                + "\nuse the same settings, another --run.name, or --run.allow_changed=true"
-            )
-        done = max((record["step"] for record in read_metrics(storage)), default=0)
-        if done >= config.run.steps:
-            raise ConfigError(
-                f"run {run_name!r} has finished its {done} steps: raise --run.steps to continue it, "
-                "or give another --run.name"
-            )
-    storage.write_text(CONFIG_FILE, to_yaml(config))
+    done = max((record["step"] for record in read_metrics(storage)), default=0)
+    if done == 0:
+        return storage
+    stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=f"{storage.uri}/{CONFIG_FILE}")
+    free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.")
+    changes = [change for change in diff_configs(stored, config) if not change.startswith(free)]
+    if changes and not config.run.allow_changed:
+        raise ConfigError(
+            f"run {run_name!r} in {config.run.storage} was started with another config:\n  "
+            + "\n  ".join(changes)
+            + "\nuse the same settings, another --run.name, or --run.allow_changed=true"
+        )
+    if done >= config.run.steps:
+        raise ConfigError(
+            f"run {run_name!r} has finished its {done} steps: raise --run.steps to continue it, "
+            "or give another --run.name"
+        )
     return storage
 
 

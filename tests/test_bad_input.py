@@ -87,6 +87,8 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "reward that cannot be imported": (lambda d: [UNIFORM, "--reward.function=no_such:thing"], r"no_such"),
     "storage of an unknown kind": (lambda d: ["--run.storage=gopher://x/y"], r"gopher://x/y"),
+    "run name that is no folder name": (lambda d: ["--run.name=a/b"], r"run\.name: received 'a/b'.*letters"),
+    "run name of a shared folder": (lambda d: ["--run.name=indexes"], r"received 'indexes'.*none of datasets, indexes"),
     # data
     "missing file": (lambda d: [f"--data.train.path={d}/none.jsonl"], r"none\.jsonl"),
     "unknown column": (lambda d: [rows(d, row()), "--data.train.question_column=problm"], r"problm.*problem"),

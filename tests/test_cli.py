@@ -80,7 +80,7 @@ def test_names_and_uris_are_no_local_paths(presets: Path, tmp_path: Path) -> Non
         ("--run.allow_changed=true", "run", "allow_changed", True),
         ("--run.name=2026", "run", "name", "2026"),
         ("--run.name=null", "run", "name", None),
-        ("--run.name=a: b # c", "run", "name", "a: b # c"),
+        ("--model.revision=a: b # c", "model", "revision", "a: b # c"),
         ("--model.revision=1e10", "model", "revision", "1e10"),
         ("--model.path='null'", "model", "path", "null"),
         ("--reward.wrong=-1", "reward", "wrong", -1.0),

@@ -97,6 +97,24 @@ def test_the_parts_of_a_uri() -> None:
     assert (storage.uri, storage.path, storage.is_local) == ("mock:///bucket/runs/one", "bucket/runs/one", False)
 
 
+def test_the_query_of_a_uri_stays_at_its_end() -> None:
+    storage = Storage("s3://key:secret@bucket/runs?endpoint_override=127.0.0.1:9&scheme=http").child("one", "two")
+    assert storage.uri == "s3://key:secret@bucket/runs/one/two?endpoint_override=127.0.0.1:9&scheme=http"
+    assert storage.path == "bucket/runs/one/two"
+
+
+def test_a_folder_is_uploaded_with_all_below_it(storage: Storage, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "inner").mkdir(parents=True)
+    (source / "a").write_text("1")
+    (source / "inner" / "b").write_text("2")
+    storage.upload(source, "copy/of")
+    assert storage.read_text("copy/of/a") == "1" and storage.read_text("copy/of/inner/b") == "2"
+    (source / "a").write_text("3")
+    storage.upload(source, "copy/of")
+    assert storage.read_text("copy/of/a") == "3"
+
+
 def test_a_storage_crosses_processes(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path)).child("runs")
     storage.write_text("x", "here")

@@ -2,8 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,24 +127,15 @@ class _Learner:
     def _export(self, folder: str) -> None:
         """Write a Hugging Face folder of this name into the run's folder."""
         storage = Storage(self._config.run.storage).child(self._task.run_name)
-        with _local_folder(storage, folder, upload=self._rank == 0) as local:
-            self._policy.export(local)
+        if storage.is_local:
+            self._policy.export(Path(storage.path) / folder)
+            return
+        with tempfile.TemporaryDirectory(prefix="gainrl-") as name:
+            self._policy.export(Path(name) / folder)
+            if self._rank == 0:
+                storage.upload(Path(name) / folder, folder)
 
     def _limit_s(self) -> float:
         """Longest wait for the pipeline: each of its parts at its own limit, so theirs speak first."""
         rollout, sync = self._config.rollout, self._config.sync
         return rollout.start_deadline_s + 3 * rollout.request_deadline_s + 2 * sync.deadline_s
-
-
-@contextmanager
-def _local_folder(storage: Storage, name: str, *, upload: bool) -> Iterator[Path]:
-    """A local folder to write into: the storage's own when it is local, else a temporary one that is uploaded."""
-    if storage.is_local:
-        yield Path(storage.path) / name
-        return
-    import pyarrow.fs
-
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-        if upload:
-            pyarrow.fs.copy_files(folder, storage.child(name).path, destination_filesystem=storage.filesystem)
