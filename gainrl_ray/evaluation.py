@@ -36,7 +36,7 @@ def evaluate(config: Config, name: str, say: Callable[[str], None] = print) -> d
     storage.child(EVALUATIONS).write_text(f"{name}.json", json.dumps(record, indent=2))
     rows = [(key.removeprefix("eval/"), f"{value:.3f}") for key, value in figures.items()]
     say("\n" + console_table([("problems", str(len(heldout))), *rows], f"{config.model.path} on held-out problems"))
-    say(f"\nwritten to {storage.child(EVALUATIONS).uri}/{name}.json")
+    say(f"\nwritten to {storage.child(EVALUATIONS, f'{name}.json').uri}")
     return figures
 
 

@@ -129,17 +129,18 @@ def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Stor
 
     say(f"scoring {len(table):,} problems with {config.model.path} ({config.model.dtype})")
     scored = score_problems(plan, progress)
-    _collect(plan.work.child(PARTS), wanted, len(table)).save(folder)
+    _collect(plan.work, wanted, len(table)).save(folder)
     folder.delete(_WORK)
     return scored
 
 
-def _collect(parts: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
+def _collect(work: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
     """The index of all parts.
 
     A row may stand in two parts when two runs scored the same problems at once; either will do.
     Raises: DataError when rows are missing.
     """
+    parts = work.child(PARTS)
     whole = pa.concat_tables(
         [_NO_ROWS, *(pq.read_table(f"{parts.path}/{name}", filesystem=parts.filesystem) for name in parts.list())],
         promote_options="default",
@@ -147,8 +148,7 @@ def _collect(parts: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
     _, first = np.unique(whole["row"].to_numpy(), return_index=True)
     if len(first) != size:
         raise DataError(
-            f"{parts.uri} holds scores of {len(first)} problems, expected {size}: delete the folder "
-            f"{parts.uri.removesuffix('/' + PARTS)} and score again"
+            f"{work.uri} holds scores of {len(first)} problems, expected {size}: delete that folder and score again"
         )
     whole = whole.take(first)
     return ScoredIndex(

@@ -34,6 +34,7 @@ class RunSummary:
 
     name: str
     folder: str
+    model: str  # the exported policy
     records: tuple[Record, ...]
     seconds: float
     stopped: bool
@@ -72,6 +73,7 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     return RunSummary(
         name=run_name,
         folder=storage.uri,
+        model=storage.child(MODEL_FOLDER).uri,
         records=tuple(read_metrics(storage)),
         seconds=time.monotonic() - started,
         stopped=stopped,
@@ -88,7 +90,7 @@ def open_run(config: Config, run_name: str) -> Storage:
     done = max((record["step"] for record in read_metrics(storage)), default=0)
     if done == 0:
         return storage
-    stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=f"{storage.uri}/{CONFIG_FILE}")
+    stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=storage.child(CONFIG_FILE).uri)
     free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.")
     changes = [change for change in diff_configs(stored, config) if not change.startswith(free)]
     if changes and not config.run.allow_changed:
@@ -163,6 +165,6 @@ def summary(run: RunSummary) -> str:
         ("rollouts", f"{last.get('total/rollouts', 0):,}"),
         ("generated tokens", f"{last.get('total/tokens', 0):,}"),
         ("time", f"{run.seconds:.0f} s"),
-        ("model", f"{run.folder}/{MODEL_FOLDER}"),
+        ("model", run.model),
     ]
     return "\n" + table(rows, f"run {run.name}")

@@ -138,7 +138,7 @@ def test_an_index_of_other_inputs_is_refused(key, value, error, message, report,
 def test_lost_parts_are_noticed(config, table, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr("gainrl_ray.scoring.score_problems", lambda plan, _: lose_parts(plan))
     elsewhere = config.model_copy(update={"run": config.run.model_copy(update={"storage": str(tmp_path)})})
-    with pytest.raises(DataError, match=f"holds scores of 0 problems, expected {COUNT}: delete the folder .*work"):
+    with pytest.raises(DataError, match=rf"work holds scores of 0 problems, expected {COUNT}: delete that folder"):
         ensure_index(elsewhere, table, prompts, logging.info)
 
 

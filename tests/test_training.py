@@ -36,9 +36,11 @@ def test_a_run_leaves_what_the_readme_says(whole: Finished) -> None:
         assert table.num_rows == 24 and set(table["policy_version"].to_pylist()) == {step}
     assert (whole.folder / "config.yaml").exists() and list((whole.folder / "tensorboard").iterdir())
     assert sum(line.startswith("step ") for line in whole.lines) == STEPS
-    finished = RunSummary(name="whole", folder=str(whole.folder), records=tuple(records), seconds=1.0, stopped=False)
-    text = summary(finished)
-    assert "held-out accuracy" in text and "held-out avg@2" in text and f"{whole.folder}/model" in text
+    folder, model = str(whole.folder), f"{whole.folder}/model"
+    text = summary(
+        RunSummary(name="whole", folder=folder, model=model, records=tuple(records), seconds=1.0, stopped=False)
+    )
+    assert "held-out accuracy" in text and "held-out avg@2" in text and model in text
 
 
 def test_the_exported_policy_is_the_trained_one(whole: Finished) -> None:

@@ -155,12 +155,14 @@ class ProblemTable:
         try:
             stored = json.loads(folder.read_text(REPORT_FILE))
             digest = stored.pop("digest")
-            bad_rows = f"{folder.uri}/{BAD_ROWS_FILE}" if stored["bad"] else ""
+            bad_rows = folder.child(BAD_ROWS_FILE).uri if stored["bad"] else ""
             report = RowReport(**(stored | {"examples": tuple(stored["examples"])}), bad_rows=bad_rows)
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{folder.uri}/{REPORT_FILE} is not a report of this version: delete the folder") from error
+            raise DataError(
+                f"{folder.child(REPORT_FILE).uri} is not a report of this version: delete the folder"
+            ) from error
         return cls(folder, prompts, report, digest)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -172,7 +174,7 @@ class ProblemTable:
     @property
     def path(self) -> str:
         """Path or URI of the canonical parquet: row, problem_id, question, answer, source, prompt_tokens."""
-        return f"{self._folder.uri}/{PROBLEMS_FILE}"
+        return self._folder.child(PROBLEMS_FILE).uri
 
     def problem(self, row: int) -> Problem:
         """The problem of a row. Raises IndexError for a row outside 0..N-1."""

@@ -171,12 +171,12 @@ class ScoredIndex:
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"{storage.uri}/{MANIFEST_FILE} is no manifest of this version ({type(error).__name__}: {error}): "
+                f"{storage.child(MANIFEST_FILE).uri} is no manifest of this version ({type(error).__name__}: {error}): "
                 "delete the folder and score again"
             ) from error
         if table.num_rows != size or table.column_names != list(_COLUMNS):
             raise DataError(
-                f"{storage.uri}/{SCORES_FILE} has {table.num_rows} rows and the columns {table.column_names}, its "
+                f"{storage.child(SCORES_FILE).uri} has {table.num_rows} rows and the columns {table.column_names}, its "
                 f"manifest speaks of {size} problems: delete the folder and score again"
             )
         arrays = {name: table[name].to_numpy() for name in _ARRAYS}
