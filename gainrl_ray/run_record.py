@@ -51,6 +51,10 @@ class RunRecord:
         with self._lock:
             self._metrics.log(record)
             self.lines.append(evaluation_line(record))
+
+    def start_clock(self) -> None:
+        """Count the first step's seconds from now on."""
+        with self._lock:
             self._last = time.monotonic()
 
     def step(
@@ -103,7 +107,6 @@ class RunRecord:
                     folder.delete(name)
             if attempt > 1:
                 self.lines.append(f"continuing after step {step} (attempt {attempt})")
-            self._last = time.monotonic()
 
     def close(self) -> None:
         """End the trackers."""

@@ -158,9 +158,11 @@ def summary(run: RunSummary) -> str:
         first, final = evaluations[0], evaluations[-1]
         for key in sorted(key for key in final if key == "eval/accuracy" or "@" in key):
             name = "held-out accuracy" if key == "eval/accuracy" else f"held-out {key.removeprefix('eval/')}"
-            rows.append((name, f"{first[key]:.3f} -> {final[key]:.3f} (after step {final['step']})"))
+            before = "" if first is final else f"{first[key]:.3f} -> "
+            rows.append((name, f"{before}{final[key]:.3f} (after step {final['step']})"))
         best = max(evaluations, key=lambda record: record["eval/accuracy"])
-        rows.append(("best", f"{best['eval/accuracy']:.3f} after step {best['step']}"))
+        if best is not final:
+            rows.append(("best", f"{best['eval/accuracy']:.3f} (after step {best['step']})"))
     rows += [
         ("rollouts", f"{last.get('total/rollouts', 0):,}"),
         ("generated tokens", f"{last.get('total/tokens', 0):,}"),

@@ -55,6 +55,8 @@ class GenerationLoop(threading.Thread):
                 while version < needed:
                     version += 1
                     self._load(version)
+                    if version == attempt.start:
+                        self._parts.record.start_clock()
                 if step < steps and step not in attempt.batches:
                     self._generate(step, version)
         except Exception as error:
