@@ -36,7 +36,7 @@ class EngineSlot:
     and `stop`.
     """
 
-    def __init__(self, index: int, config: Config, store: ActorHandle) -> None:
+    def __init__(self, index: int, config: Config) -> None:
         self.index = index
         self.serves: Target | None = None
         self.suspect = False
@@ -44,7 +44,7 @@ class EngineSlot:
         self.figures: SyncFigures | None = None
         self.restarts = 0
         self.generated_tokens = 0  # by the present actor
-        self._config, self._store = config, store
+        self._config = config
         self._group: PlacementGroup | None = None
         self._actor: ActorHandle | None = None
         self.is_up = False
@@ -54,8 +54,8 @@ class EngineSlot:
 
     # -- coming up -----------------------------------------------------------------------------------------------
 
-    def bring_up(self, target: Target | None) -> None:
-        """Start the engine if there is none, then bring it to `target`.
+    def bring_up(self, target: Target | None, store: ActorHandle | None) -> None:
+        """Start the engine if there is none, then bring it to `target`, which `store` holds.
 
         Raises:
             ResourceError: no node has room. DeadlineError: placement, start or update took too long.
@@ -67,7 +67,7 @@ class EngineSlot:
             self.serves = None
             limit_s = self._config.sync.deadline_s
             assert self._actor is not None
-            ref = self._actor.sync.remote(target.version, self._store, limit_s)
+            ref = self._actor.sync.remote(target.version, store, limit_s)
             self.figures = self._answer(ref, limit_s, f"the update to version {target.version}")
             self.serves = target
 

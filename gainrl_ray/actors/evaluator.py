@@ -18,7 +18,8 @@ def evaluate_model(config: Config, heldout: ProblemTable) -> dict[str, float]:
     The weights reach the engines by the way that training uses, and are verified there.
     """
     store = WeightStoreActor.remote()
-    generator = Generator(config, RolloutPool(config, store))
+    generator = Generator(config, RolloutPool(config))
+    generator.use_store(store)
     try:
         _publish(config, Remote(store, "weight store", config.sync.deadline_s), heldout.prompt(0).token_ids)
         generator.start()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ray.actor import ActorHandle
 
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.algo.randomness import coordinate_seed
@@ -39,6 +40,10 @@ class Generator:
     def start(self) -> None:
         """Start the engines."""
         self._pool.start()
+
+    def use_store(self, store: ActorHandle) -> None:
+        """Take the weights of later syncs from this weight store."""
+        self._pool.use_store(store)
 
     def sync(self, version: int) -> None:
         """Bring every engine to the published `version`."""

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ray
 import ray.train
 import torch.distributed as dist
 from ray.actor import ActorHandle
@@ -29,7 +30,6 @@ class LearnerTask:
     config: Config
     run_name: str
     pipeline: ActorHandle
-    store: ActorHandle
     probe_tokens: tuple[int, ...]
 
 
@@ -47,10 +47,10 @@ class _Learner:
     def __init__(self, task: LearnerTask) -> None:
         self._task, self._config = task, task.config
         self._pipeline = Remote(task.pipeline, "pipeline", self._limit_s() + 60)  # its own deadlines come first
-        self._store = Remote(task.store, "weight store", task.config.sync.deadline_s)
         context = ray.train.get_context()
         self._rank, self._ranks = context.get_world_rank(), context.get_world_size()
         self._policy = PolicyEngine(self._config, rank=self._rank, world_size=self._ranks)
+        self._store = self._open_store() if self._rank == 0 else None
 
     def run(self) -> None:
         state = self._begin(self._restore())
@@ -65,6 +65,12 @@ class _Learner:
             state = self._complete(state, report)
             self._commit(state)
         self._export(MODEL_FOLDER)
+
+    def _open_store(self) -> Remote:
+        """The weight store, near this rank."""
+        node_id = ray.get_runtime_context().get_node_id()
+        store = self._pipeline.weight_store(node_id, self._policy.weight_bytes)
+        return Remote(store, "weight store", self._config.sync.deadline_s)
 
     def _restore(self) -> RunState | None:
         """The committed state, with the learner's shards loaded; None at the beginning of a run."""
@@ -93,12 +99,12 @@ class _Learner:
         started = time.monotonic()
         sync = self._config.sync
         logprobs = self._policy.probe(self._task.probe_tokens) if verify else None
-        if self._rank == 0:
+        if self._store:
             self._store.begin(version, attempt)
         for bucket in pack(self._policy.named_weights(), int(sync.bucket_mib * 2**20)):
-            if self._rank == 0:
+            if self._store:
                 self._store.put(version, bucket)
-        if self._rank == 0:
+        if self._store:
             probe = None if logprobs is None else Probe(token_ids=self._task.probe_tokens, logprobs=logprobs)
             self._store.commit(version, probe)
             self._pipeline.publish(version, attempt)

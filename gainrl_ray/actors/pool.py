@@ -42,10 +42,11 @@ class RolloutPool:
     version before it serves again. `rollout.max_engine_restarts` restarts in all are allowed.
     """
 
-    def __init__(self, config: Config, store: ActorHandle) -> None:
-        self._config, self._store = config, store
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._store: ActorHandle | None = None
         engines = config.rollout.engines
-        self._slots = [EngineSlot(index, config, store) for index in range(engines)]
+        self._slots = [EngineSlot(index, config) for index in range(engines)]
         self._threads = ThreadPoolExecutor(max_workers=engines, thread_name_prefix="engine-start")
         self._tasks: dict[int, tuple[Future[None], Target | None]] = {}
         self._target: Target | None = None
@@ -56,6 +57,10 @@ class RolloutPool:
         self._driving = threading.Lock()
         self._closed = False
         self.figures = GenerationFigures()
+
+    def use_store(self, store: ActorHandle) -> None:
+        """Take the weights of later syncs from this weight store."""
+        self._store = store
 
     def start(self) -> None:
         """Start all engines side by side and wait for them; on a cluster that grows, for the first.
@@ -77,6 +82,8 @@ class RolloutPool:
             WeightSyncError: an engine's weights are not the learner's. EngineError, DeadlineError, ResourceError: an
                 engine could not be brought to the version.
         """
+        if self._store is None:
+            raise EngineError(f"version {version} was asked and no weight store is known: call use_store first")
         with self._drive("sync"):
             started = time.monotonic()
             target = self._target = Target(self._epoch, version)
@@ -164,7 +171,7 @@ class RolloutPool:
                     self._lost(slot, error, outdated=task[1] != self._target)
             if not slot.is_up or (self._target is not None and slot.serves != self._target):
                 target = self._target
-                self._tasks[slot.index] = (self._threads.submit(slot.bring_up, target), target)
+                self._tasks[slot.index] = (self._threads.submit(slot.bring_up, target, self._store), target)
 
     def _lost(self, slot: EngineSlot, error: BaseException, *, outdated: bool = False) -> None:
         """Take the requests of a lost engine back and have it restarted.

@@ -4,7 +4,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, GetTimeoutError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from gainrl_ray.errors import DeadlineError, GainrlError
 
@@ -15,7 +15,7 @@ class Remote:
     Raises:
         DeadlineError: no answer in time; names the actor and the method.
         GainrlError: the actor is dead; names it, with Ray's account of its end.
-        Whatever the method itself raises.
+        Whatever the method itself raises; of this package's errors the error alone, without Ray's account of it.
     """
 
     def __init__(self, handle: ActorHandle, name: str, deadline_s: float) -> None:
@@ -33,5 +33,7 @@ class Remote:
                 ) from error
             except ActorDiedError as error:
                 raise GainrlError(f"the {self._name} died during {method}: {error}") from error
+            except RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, GainrlError) else error) from error
 
         return call

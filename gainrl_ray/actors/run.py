@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
-from gainrl_ray.actors.weights import WeightStoreActor
+from gainrl_ray.actors.weights import is_alive, place_store
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import GainrlError
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 POLL_S = 0.5
+FAILURE_GRACE_S = 30.0
 CONTROL_DEADLINE_S = 120.0  # for answers of the curriculum actor, which only keeps books
 
 
@@ -43,7 +45,6 @@ class _PipelineProcess(RolloutPipeline):
         *,
         run_name: str,
         curriculum: ActorHandle,
-        store: ActorHandle,
         train: ProblemTable,
         heldout: ProblemTable,
         pad_id: int,
@@ -52,13 +53,25 @@ class _PipelineProcess(RolloutPipeline):
             Parts(
                 config=config,
                 curriculum=Remote(curriculum, "curriculum actor", CONTROL_DEADLINE_S),
-                generator=Generator(config, RolloutPool(config, store)),
+                generator=Generator(config, RolloutPool(config)),
                 record=RunRecord(config, run_name, Storage(config.run.storage).child(run_name)),
                 train=train,
                 heldout=heldout,
                 pad_id=pad_id,
             )
         )
+        self._store: ActorHandle | None = None
+
+    def weight_store(self, node_id: str, version_bytes: int) -> ActorHandle:
+        """The run's weight store, on the node of the learner that first asks; a new one when the last has died.
+
+        Raises:
+            ResourceError: the node's object store cannot hold the versions that are in use at a time.
+        """
+        if self._store is None or not is_alive(self._store):
+            self._store = place_store(node_id, version_bytes, keep=self._config.rollout.max_staleness + 2)
+            self._parts.generator.use_store(self._store)
+        return self._store
 
 
 PipelineActor: Any = ray.remote(num_cpus=0)(_PipelineProcess)
@@ -81,13 +94,11 @@ def run_training(
     Raises:
         GainrlError: what ended the run.
     """
-    store = WeightStoreActor.remote(keep=config.rollout.max_staleness + 2)
     curriculum = CurriculumActor.remote(config.curriculum, order, train.ids, config.run.seed)
     pipeline = PipelineActor.options(max_concurrency=2 * config.learner.workers + 8).remote(
         config,
         run_name=run_name,
         curriculum=curriculum,
-        store=store,
         train=train,
         heldout=heldout,
         pad_id=pad_id,
@@ -96,7 +107,6 @@ def run_training(
         config=config,
         run_name=run_name,
         pipeline=pipeline,
-        store=store,
         probe_tokens=train.prompt(0).token_ids,
     )
     control = Remote(pipeline, "pipeline", config.rollout.start_deadline_s)
@@ -109,7 +119,7 @@ def run_training(
             control.close()
         except (GainrlError, RayError) as error:
             logger.warning("the pipeline did not close: %s", error)
-        for actor in (pipeline, curriculum, store):
+        for actor in (pipeline, curriculum):
             ray.kill(actor)
 
 
@@ -130,15 +140,21 @@ class _Fit(threading.Thread):
 
 
 def _watch(fit: _Fit, pipeline: Remote, say: Say) -> bool:
-    """Print the pipeline's lines until the trainer ends; whether the run was stopped early."""
+    """Print the pipeline's lines until the trainer ends; whether the run was stopped early.
+
+    A rank that failed is not waited for any longer than FAILURE_GRACE_S: the others may hang in a collective.
+    """
     shown, stopped, message = 0, False, None
+    failed_at = float("inf")
     while True:
         alive = fit.is_alive()
         lines, message, stopped = pipeline.progress(shown)
         for line in lines:
             say(line)
         shown += len(lines)
-        if not alive:
+        if message is not None:
+            failed_at = min(failed_at, time.monotonic())
+        if not alive or time.monotonic() - failed_at > FAILURE_GRACE_S:
             break
         fit.join(POLL_S)
     if message is not None:

@@ -11,9 +11,13 @@ import numpy as np
 import ray
 import torch
 from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gainrl_ray.errors import StaleAttemptError, WeightSyncError
+from gainrl_ray.errors import ResourceError, StaleAttemptError, WeightSyncError
 
+ANSWER_S = 30.0  # for a call that only looks something up
 ALIGNMENT = 64  # bytes: every tensor starts where any dtype may be viewed
 
 
@@ -260,3 +264,30 @@ class WeightStore:
 
 
 WeightStoreActor: Any = ray.remote(num_cpus=0)(WeightStore)
+
+
+def place_store(node_id: str, version_bytes: int, keep: int) -> ActorHandle:
+    """A weight store on this node: that of the learner that sends, never a head that has no room for weights.
+
+    Raises:
+        ResourceError: the node's object store cannot hold `keep` versions.
+    """
+    node = next(node for node in ray.nodes() if node["NodeID"] == node_id)
+    room = node["Resources"].get("object_store_memory", 0.0)
+    if keep * version_bytes > room:
+        raise ResourceError(
+            f"the weights are {version_bytes / 2**30:.3g} GiB and {keep} versions of them are held at a time, the "
+            f"object store of node {node['NodeManagerAddress']} has {room / 2**30:.3g} GiB: start Ray there with a "
+            "larger --object-store-memory (ray.object_store_gib for an own local Ray), or lower rollout.max_staleness"
+        )
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=True)
+    return WeightStoreActor.options(scheduling_strategy=strategy).remote(keep=keep)
+
+
+def is_alive(store: ActorHandle) -> bool:
+    """Whether the store answers."""
+    try:
+        ray.get(store.latest.remote(), timeout=ANSWER_S)
+    except RayError:
+        return False
+    return True

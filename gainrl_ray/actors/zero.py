@@ -65,6 +65,8 @@ class PolicyEngine:
         self._policy = PolicyModel(load_model(config.model), learner.gradient_checkpointing)
         self._measures = _measures_angles(self._policy.language_model, config)
         parameters = sum(weight.numel() for weight in self._policy.parameters())
+        self.weight_bytes = sum(weight.nbytes for weight in self._policy.parameters())
+        """Size of one version of the weights."""
         settings = deepspeed_config(config, ranks=world_size, parameters=parameters)
         self._engine = start_engine(deepspeed, model=self._policy, config=settings)
         if learner.zero_stage == 0 and config.model.dtype == "bfloat16":

@@ -70,7 +70,8 @@ def learner(ray_session: None, tiny_model_config: ModelConfig) -> Iterator[Learn
 
 @pytest.fixture(scope="module")
 def pool(learner: Learner) -> Iterator[RolloutPool]:
-    pool = RolloutPool(config(), learner.store)
+    pool = RolloutPool(config())
+    pool.use_store(learner.store)
     pool.start()
     yield pool
     pool.close()
@@ -198,7 +199,8 @@ def test_a_hanging_engine_is_replaced(pool: RolloutPool) -> None:
 
 
 def test_a_lost_engine_without_a_restart_left_ends_the_run(ray_session: None, learner: Learner) -> None:
-    pool = RolloutPool(config(engines=1, max_engine_restarts=0), learner.store)
+    pool = RolloutPool(config(engines=1, max_engine_restarts=0))
+    pool.use_store(learner.store)
     try:
         pool.start()
         pool.sync(0)
@@ -215,7 +217,8 @@ def test_a_lost_engine_without_a_restart_left_ends_the_run(ray_session: None, le
 
 
 def test_impossible_resources_are_refused_at_once(ray_session: None, learner: Learner) -> None:
-    pool = RolloutPool(config(cpus_per_engine=1000), learner.store)
+    pool = RolloutPool(config(cpus_per_engine=1000))
+    pool.use_store(learner.store)
     started = time.monotonic()
     with pytest.raises(ResourceError, match=r"engine \d needs \{'CPU': 1000.0\} on one node, no node is large enough"):
         pool.start()

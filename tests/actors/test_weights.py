@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from gainrl_ray.actors.weights import Probe, StreamTotal, WeightBucket, WeightStore, WeightStoreActor, pack, unpack
-from gainrl_ray.errors import StaleAttemptError, WeightSyncError
+from gainrl_ray.actors.weights import (
+    Probe,
+    StreamTotal,
+    WeightBucket,
+    WeightStore,
+    WeightStoreActor,
+    is_alive,
+    pack,
+    place_store,
+    unpack,
+)
+from gainrl_ray.errors import ResourceError, StaleAttemptError, WeightSyncError
 
 
 def tensors() -> list[tuple[str, torch.Tensor]]:
@@ -169,3 +179,16 @@ def test_buckets_outlive_the_process_that_sent_them(ray_session: None) -> None:
     assert found["w"].sum().item() == 1 << 18
     assert found["v"].tolist() == [1.0, 1.0, 1.0]
     ray.kill(store)
+
+
+def test_a_store_is_placed_on_the_senders_node_when_it_has_room(ray_session: None) -> None:
+    import ray
+
+    node_id = ray.get_runtime_context().get_node_id()
+    room = int(ray.nodes()[0]["Resources"]["object_store_memory"])
+    with pytest.raises(ResourceError, match=r"3 versions of them are held at a time, the object store of node .* GiB"):
+        place_store(node_id, room // 3 + 1, keep=3)
+    store = place_store(node_id, room // 3, keep=3)
+    assert is_alive(store)
+    ray.kill(store)
+    assert not is_alive(store)
