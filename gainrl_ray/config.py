@@ -372,6 +372,9 @@ class LearnerConfig(Node):
     """Extra DeepSpeed configuration, merged over what this tree gives."""
     microbatch_tokens: PositiveInt = 16384
     """Padded tokens of one forward-backward pass."""
+    pack_tokens: NonNegativeInt = 2048
+    """A prompt and as many of its completions as fit into so many tokens are run as one line, the prompt once, by
+    models that can; attention grows with its square. 0 = every completion with a prompt of its own."""
     updates_per_step: PositiveInt = 1
     """Optimizer updates per step; the step's groups are split among them."""
     gradient_checkpointing: bool = False

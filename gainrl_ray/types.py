@@ -168,6 +168,7 @@ class MicroBatch:
     prefix_stop: np.ndarray  # [batch] int64: prefix = [0, prefix_stop)
     question_stop: np.ndarray  # [batch] int64: question = [prefix_stop, question_stop)
     slots: np.ndarray  # [batch] int64; -1 = this row's prompt angle is not wanted (a sibling row gives it)
+    packs: np.ndarray  # [batch] int64; rows of one number have the same prompt, which models that can run but once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ class Attempt:
     Change it inside `changing()`, which wakes those who wait.
     """
 
-    def __init__(self, number: int, start: int) -> None:
-        """`start` is the number of trained steps that the gang goes on from."""
-        self.number, self.start = number, start
+    def __init__(self, number: int, start: int, runs_packs: bool = False) -> None:
+        """`start` is the number of trained steps that the gang goes on from; `runs_packs` as in PolicyModel."""
+        self.number, self.start, self.runs_packs = number, start, runs_packs
         self.published = -1  # newest version in the weight store
         self.windows: dict[int, Window] = {}  # by step, as everything below
         self.generated: dict[int, Generated] = {}

@@ -78,6 +78,7 @@ class GenerationLoop(threading.Thread):
             max_new_tokens=self._config.rollout.max_new_tokens,
             measure_all=strategy_class(self._config.curriculum).wants_angle,
             pad_id=self._parts.pad_id,
+            pack_tokens=learner.pack_tokens if self._attempt.runs_packs else 0,
         )
         with self._attempt.changing():
             self._attempt.generated[step] = generated

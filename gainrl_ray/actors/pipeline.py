@@ -36,16 +36,16 @@ class RolloutPipeline:
         self._stop = False
         self._skipped_in_row = 0
 
-    def reset(self, state: RunState | None) -> RunState:
+    def reset(self, state: RunState | None, runs_packs: bool = False) -> RunState:
         """The state to go on from, under a new attempt; everything newer than `state` is discarded.
 
-        None starts the run from its beginning.
+        None starts the run from its beginning. `runs_packs`: whether the gang's policy runs packs (see PolicyModel).
         """
         with self._resetting:
             self._end_attempt()
             step = state.step if state else 0
             number = max(self._attempt.number, state.attempt if state else 0, self._parts.record.last_attempt()) + 1
-            attempt = Attempt(number, step)
+            attempt = Attempt(number, step, runs_packs)
             planned = state.windows if state else ()
             stored = state.curriculum if state else None
             curriculum = self._parts.curriculum.reset(step, stored, planned, self._parts.record.ledger(), number)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from gainrl_ray.actors.deepspeed_config import (
     start_engine,
 )
 from gainrl_ray.algo.angles import without_diagonal
+from gainrl_ray.algo.batching import probe_batch
 from gainrl_ray.algo.losses import policy_loss
 from gainrl_ray.config import Config
 from gainrl_ray.curricula.registry import strategy_class
@@ -63,6 +63,8 @@ class PolicyEngine:
         self._tokenizer = check_model(config.model)
         deepspeed = start_deepspeed(rank=rank, world_size=world_size, deadline_s=learner.collective_deadline_s)
         self._policy = PolicyModel(load_model(config.model), learner.gradient_checkpointing)
+        self.runs_packs = self._policy.runs_packs
+        """Whether batches may pack completions behind their common prompt."""
         self._measures = _measures_angles(self._policy.language_model, config)
         parameters = sum(weight.numel() for weight in self._policy.parameters())
         self.weight_bytes = sum(weight.nbytes for weight in self._policy.parameters())
@@ -96,7 +98,7 @@ class PolicyEngine:
     def probe(self, token_ids: Sequence[int]) -> tuple[float, ...]:
         """Log-probability of each token given those before it, temperature 1; the first, which has none, is 0."""
         output = forward_micro_batch(
-            self._no_grad, self._policy, _probe_batch(token_ids), temperature=1.0, measure=False
+            self._no_grad, self._policy, probe_batch(token_ids), temperature=1.0, measure=False
         )
         return tuple(output.logprobs[0].tolist())
 
@@ -140,8 +142,8 @@ class PolicyEngine:
         return start_engine(deepspeed, model=model, config=reference_config(settings))
 
     @torch.no_grad()
-    def _no_grad(self, *inputs: Any) -> tuple[Tensor, Tensor]:
-        return self._engine(*inputs)
+    def _no_grad(self, *arguments: Any, **inputs: Any) -> tuple[Tensor, Tensor]:
+        return self._engine(*arguments, **inputs)
 
     def _evaluate(self, micro_batch: MicroBatch, *, prompt_only: bool = False) -> PolicyOutput:
         """The policy's output with its angles, without a gradient."""
@@ -281,21 +283,3 @@ def _measures_angles(model: Any, config: Config) -> bool:
             raise
         return False
     return True
-
-
-def _probe_batch(token_ids: Sequence[int]) -> MicroBatch:
-    """One sequence whose every token but the first counts as response."""
-    shape = (1, len(token_ids))
-    mask = np.ones(shape, dtype=bool)
-    mask[0, 0] = False
-    return MicroBatch(
-        token_ids=np.asarray([token_ids], dtype=np.int64),
-        lengths=np.asarray([len(token_ids)], dtype=np.int64),
-        response_mask=mask,
-        token_weights=np.zeros(shape, dtype=np.float32),
-        advantages=np.zeros(1, dtype=np.float32),
-        generator_logprobs=np.zeros(shape, dtype=np.float32),
-        prefix_stop=np.asarray([0], dtype=np.int64),
-        question_stop=np.asarray([1], dtype=np.int64),
-        slots=np.asarray([-1], dtype=np.int64),
-    )

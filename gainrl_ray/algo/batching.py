@@ -35,6 +35,14 @@ class _Row:
         return self.prompt_tokens + (len(self.completion.token_ids) if self.completion else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    """Rows of one problem that go through the model as one line: their prompt once, then their completions."""
+
+    rows: tuple[_Row, ...]
+    tokens: int  # of the line
+
+
 def build_rank_batches(
     groups: Sequence[GradedGroup],
     *,
@@ -47,6 +55,7 @@ def build_rank_batches(
     max_new_tokens: int,
     measure_all: bool,
     pad_id: int,
+    pack_tokens: int = 0,
 ) -> tuple[RankBatch, ...]:
     """What each rank trains in this step, one RankBatch per rank.
 
@@ -57,23 +66,44 @@ def build_rank_batches(
 
     The token weights of an update sum to 1 over all ranks (normalisation "token" and "sequence"), or to
     trained tokens / (sequences * max_new_tokens) ("constant"); they, and the set of sequences, do not depend on
-    `ranks` or `microbatch_tokens`. A micro-batch has at most `microbatch_tokens` tokens, padding included, unless
-    one sequence alone is longer. Each slot has its angle measured on exactly one row.
+    `ranks`, `microbatch_tokens` or `pack_tokens`. Completions of a problem are packed behind their common prompt as
+    long as prompt and completions together are at most `pack_tokens`. A micro-batch has at most `microbatch_tokens`
+    tokens, padding included and the prompt of a pack counted once, unless one pack alone is longer. Each slot has its
+    angle measured on exactly one row.
     """
     trained = [rows for group in groups if (rows := _trained_rows(group, loss))]
     updates = [
-        _schedule(_weighted(rows, loss, max_new_tokens), ranks, microbatch_tokens)
+        _schedule(_packs(_weighted(rows, loss, max_new_tokens), pack_tokens), ranks, microbatch_tokens)
         for rows in _split(trained, updates_per_step)
     ]
-    measured = _schedule(_left_out(groups, trained) if measure_all else [], ranks, microbatch_tokens)
+    measured = _schedule(_packs(_left_out(groups, trained) if measure_all else [], 0), ranks, microbatch_tokens)
     return tuple(
         RankBatch(
             step=step,
             policy_version=policy_version,
-            updates=tuple(tuple(_micro_batch(rows, pad_id) for rows in update[rank]) for update in updates),
-            measure=tuple(_micro_batch(rows, pad_id) for rows in measured[rank]),
+            updates=tuple(tuple(_micro_batch(packs, pad_id) for packs in update[rank]) for update in updates),
+            measure=tuple(_micro_batch(packs, pad_id) for packs in measured[rank]),
         )
         for rank in range(ranks)
+    )
+
+
+def probe_batch(token_ids: Sequence[int]) -> MicroBatch:
+    """One sequence whose every token but the first counts as response."""
+    shape = (1, len(token_ids))
+    mask = np.ones(shape, dtype=bool)
+    mask[0, 0] = False
+    return MicroBatch(
+        token_ids=np.asarray([token_ids], dtype=np.int64),
+        lengths=np.asarray([len(token_ids)], dtype=np.int64),
+        response_mask=mask,
+        token_weights=np.zeros(shape, dtype=np.float32),
+        advantages=np.zeros(1, dtype=np.float32),
+        generator_logprobs=np.zeros(shape, dtype=np.float32),
+        prefix_stop=np.asarray([0], dtype=np.int64),
+        question_stop=np.asarray([1], dtype=np.int64),
+        slots=np.asarray([-1], dtype=np.int64),
+        packs=np.asarray([0], dtype=np.int64),
     )
 
 
@@ -129,35 +159,50 @@ def _weighted(rows: list[_Row], loss: LossConfig, max_new_tokens: int) -> list[_
     return [replace(row, token_weight=weight) for row, weight in zip(rows, weights, strict=True)]
 
 
-def _schedule(rows: list[_Row], ranks: int, microbatch_tokens: int) -> list[list[list[_Row]]]:
-    """Rows of each micro-batch of each rank, [rank][micro-batch][row]; an empty micro-batch stands for a dummy.
-
-    Rows are dealt by falling length, there and back, so that ranks have alike work, then packed in that order.
-    """
-    ordered = sorted(rows, key=lambda row: (-row.tokens, row.order))
-    dealt: list[list[_Row]] = [[] for _ in range(ranks)]
-    for position, row in enumerate(ordered):
-        lap, place = divmod(position, ranks)
-        dealt[place if lap % 2 == 0 else ranks - 1 - place].append(row)
-    packed = [_pack(share, microbatch_tokens) for share in dealt]
-    count = max(map(len, packed))
-    return [batches + [[]] * (count - len(batches)) for batches in packed]
-
-
-def _pack(rows: list[_Row], microbatch_tokens: int) -> list[list[_Row]]:
-    """Rows by falling length, cut into micro-batches that each fit the budget; their first row is their longest."""
-    batches: list[list[_Row]] = []
-    for row in rows:
-        if batches and (len(batches[-1]) + 1) * batches[-1][0].tokens <= microbatch_tokens:
-            batches[-1].append(row)
+def _packs(rows: list[_Row], pack_tokens: int) -> list[_Pack]:
+    """The rows of each problem, by falling length, in packs of at most `pack_tokens`; a longer row goes alone."""
+    packs: list[_Pack] = []
+    for row in sorted(rows, key=lambda row: (row.order[0], -row.tokens, row.order)):
+        last = packs[-1] if packs else None
+        added = row.tokens - row.prompt_tokens
+        if last and last.rows[0].order[0] == row.order[0] and last.tokens + added <= pack_tokens:
+            packs[-1] = _Pack(rows=(*last.rows, row), tokens=last.tokens + added)
         else:
-            batches.append([row])
+            packs.append(_Pack(rows=(row,), tokens=row.tokens))
+    return packs
+
+
+def _schedule(packs: list[_Pack], ranks: int, microbatch_tokens: int) -> list[list[list[_Pack]]]:
+    """Packs of each micro-batch of each rank, [rank][micro-batch][pack]; an empty micro-batch stands for a dummy.
+
+    Packs are dealt by falling length, there and back, so that ranks have alike work, then joined in that order.
+    """
+    ordered = sorted(packs, key=lambda pack: (-pack.tokens, pack.rows[0].order))
+    dealt: list[list[_Pack]] = [[] for _ in range(ranks)]
+    for position, pack in enumerate(ordered):
+        lap, place = divmod(position, ranks)
+        dealt[place if lap % 2 == 0 else ranks - 1 - place].append(pack)
+    joined = [_joined(share, microbatch_tokens) for share in dealt]
+    count = max(map(len, joined))
+    return [batches + [[]] * (count - len(batches)) for batches in joined]
+
+
+def _joined(packs: list[_Pack], microbatch_tokens: int) -> list[list[_Pack]]:
+    """Packs by falling length, cut into micro-batches that each fit the budget; their first pack is their longest."""
+    batches: list[list[_Pack]] = []
+    for pack in packs:
+        if batches and (len(batches[-1]) + 1) * batches[-1][0].tokens <= microbatch_tokens:
+            batches[-1].append(pack)
+        else:
+            batches.append([pack])
     return batches
 
 
-def _micro_batch(rows: list[_Row], pad_id: int) -> MicroBatch:
-    """The rows right-padded to the longest; a dummy without weight for no rows."""
-    shape = (len(rows), rows[0].tokens) if rows else (1, DUMMY_TOKENS)
+def _micro_batch(packs: list[_Pack], pad_id: int) -> MicroBatch:
+    """The rows right-padded to the longest; a dummy without weight for no packs."""
+    rows = [row for pack in packs for row in pack.rows]
+    width = max((row.tokens for row in rows), default=0)
+    shape = (len(rows), width) if rows else (1, DUMMY_TOKENS)
     token_ids = np.full(shape, pad_id, dtype=np.int64)
     mask = np.zeros(shape, dtype=bool)
     weights, logprobs = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
@@ -179,6 +224,7 @@ def _micro_batch(rows: list[_Row], pad_id: int) -> MicroBatch:
         prefix_stop=_int64([row.prompt.question.start for row in rows] or [DUMMY_TOKENS - 1]),
         question_stop=_int64([row.prompt.question.stop for row in rows] or [DUMMY_TOKENS]),
         slots=_int64([row.slot for row in rows] or [-1]),
+        packs=_int64([number for number, pack in enumerate(packs) for _ in pack.rows] or [0]),
     )
 
 

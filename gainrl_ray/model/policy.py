@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gainrl_ray.algo.angles import angle_concentration
+from gainrl_ray.model.layout import lay_out, model_inputs
 from gainrl_ray.model.prefill import signal_module
 from gainrl_ray.types import MicroBatch
 
@@ -53,28 +55,27 @@ class PolicyModel(nn.Module):
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.response_head = ResponseHead(model.get_output_embeddings()) if head_is_plain(model) else None
+        self.runs_packs = runs_packs(model)
+        """Whether a prompt and several of its completions can go through the model as one line."""
 
     def forward(
-        self, token_ids: Tensor, lengths: Tensor, response_mask: Tensor | None, temperature: float
+        self, predecessors: Tensor, targets: Tensor | None, temperature: float, **inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """logprobs and entropy, each [batch, seq] float32, 0 where response_mask is False.
+        """Log-probabilities of `targets` and the entropies of their distributions, each [tokens] float32.
 
-        token_ids: [batch, seq] int64, right-padded; lengths: [batch]; response_mask: [batch, seq] bool, False in
-        column 0, which nothing predicts. None asks for the base model's pass alone and gives zeros.
+        predecessors: [tokens] int64, places in lines * width of the tokens that predict them; inputs: as
+        `model_inputs` gives them. Without targets the base model alone runs, and zeros are returned.
         """
-        inputs = {"input_ids": token_ids, "attention_mask": _attention_mask(lengths, token_ids.shape[1])}
-        model, zeros = self.language_model, torch.zeros(token_ids.shape, device=token_ids.device)
-        if response_mask is None:
+        model = self.language_model
+        if targets is None:
             model.base_model(**inputs, use_cache=False)
+            zeros = torch.zeros(predecessors.shape, device=predecessors.device)
             return zeros, zeros
-        predicted, targets = response_mask[:, 1:], token_ids[:, 1:][response_mask[:, 1:]]
         if self.response_head is not None:
             hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
-            values = self.response_head(hidden[:, :-1][predicted], targets, temperature)
-        else:
-            values = _logprobs(model(**inputs, use_cache=False).logits[:, :-1][predicted], targets, temperature)
-        logprobs, entropy = (zeros.masked_scatter(response_mask, value) for value in values)
-        return logprobs, entropy
+            return self.response_head(hidden.flatten(0, 1)[predecessors], targets, temperature)
+        logits = model(**inputs, use_cache=False).logits
+        return _logprobs(logits.flatten(0, 1)[predecessors], targets, temperature)
 
 
 class ResponseHead(nn.Module):
@@ -125,17 +126,15 @@ def forward_micro_batch(
     they are those of the prompt alone. `prompt_only` skips the head; logprobs and entropy are 0 then.
     """
     device = next(policy.parameters()).device
-    token_ids, lengths, mask = (
-        torch.from_numpy(array).to(device) for array in (batch.token_ids, batch.lengths, batch.response_mask)
-    )
-    asked = None if prompt_only else _never_empty(mask)
-    with _measured(policy, batch) if measure else _nothing() as measured:
-        logprobs, entropy = forward(token_ids, lengths, asked, temperature)
-    return PolicyOutput(
-        logprobs=torch.where(mask, logprobs, 0.0),
-        entropy=torch.where(mask, entropy, 0.0).detach(),
-        angles=measured[0] if measured else None,
-    )
+    mask = _never_empty(batch.response_mask)
+    layout = lay_out(batch, mask, packed=policy.runs_packs).to(device)
+    inputs = model_inputs(layout, additive=mask_dtype(policy.language_model))
+    with _measured(policy, batch, layout.line_of_row) if measure else _nothing() as measured:
+        values = forward(layout.predecessors, None if prompt_only else layout.targets, temperature, **inputs)
+    wanted, real = torch.from_numpy(mask).to(device), torch.from_numpy(batch.response_mask).to(device)
+    zeros = torch.zeros(mask.shape, device=device)
+    logprobs, entropy = (torch.where(real, zeros.masked_scatter(wanted, value), 0.0) for value in values)
+    return PolicyOutput(logprobs=logprobs, entropy=entropy.detach(), angles=measured[0] if measured else None)
 
 
 def head_is_plain(model: Any) -> bool:
@@ -162,32 +161,80 @@ def _logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tens
     return logprobs, entropy
 
 
-def _attention_mask(lengths: Tensor, seq: int) -> Tensor:
-    """[batch, seq] int64, 1 on tokens and 0 on the padding to their right."""
-    return (torch.arange(seq, device=lengths.device) < lengths.unsqueeze(1)).long()
+def runs_packs(model: Any) -> bool:
+    """True when a line of one prompt and two completions gives the hidden states that each gives alone.
+
+    Tried out, since masks of four dimensions and positions are not understood by every attention and architecture.
+    Layers that look back over a window only are refused by name: a short line would not show the difference.
+    """
+    config = model.config.get_text_config()
+    windows = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or ())
+    if windows or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
+        return False
+    alone, packed = (lay_out(_TRIAL, _TRIAL.response_mask, packed=packed).to(model.device) for packed in (False, True))
+    try:
+        with torch.no_grad():
+            wanted, found = (
+                model.base_model(**model_inputs(layout, additive=mask_dtype(model)), use_cache=False)
+                .last_hidden_state.flatten(0, 1)[layout.predecessors]
+                .float()
+                for layout in (alone, packed)
+            )
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return False
+    tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
+    return bool((wanted - found).abs().max() <= tolerance * wanted.abs().max())
 
 
-def _never_empty(mask: Tensor) -> Tensor:
+def mask_dtype(model: Any) -> torch.dtype | None:
+    """The dtype of the mask numbers that this model's attention adds; None where it takes booleans."""
+    return None if model.config._attn_implementation == "sdpa" else model.dtype
+
+
+def _trial() -> MicroBatch:
+    """Two completions of three and two tokens after a prompt of four."""
+    mask = np.zeros((2, 7), dtype=bool)
+    mask[0, 4:7] = mask[1, 4:6] = True
+    zeros = np.zeros(mask.shape, dtype=np.float32)
+    return MicroBatch(
+        token_ids=np.asarray([[5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 12, 13, 0]]),
+        lengths=np.asarray([7, 6]),
+        response_mask=mask,
+        token_weights=zeros,
+        advantages=zeros[:, 0],
+        generator_logprobs=zeros,
+        prefix_stop=np.asarray([1, 1]),
+        question_stop=np.asarray([3, 3]),
+        slots=np.asarray([-1, -1]),
+        packs=np.asarray([0, 0]),
+    )
+
+
+_TRIAL = _trial()
+
+
+def _never_empty(mask: np.ndarray) -> np.ndarray:
     """The mask, with one position more for a dummy: its loss of 0 must reach every weight, as ZeRO-3 expects."""
     if mask.any():
         return mask
-    mask = mask.clone()
+    mask = mask.copy()
     mask[0, 1] = True
     return mask
 
 
 @contextmanager
-def _measured(policy: PolicyModel, batch: MicroBatch) -> Iterator[list[Angles]]:
+def _measured(policy: PolicyModel, batch: MicroBatch, line_of_row: Tensor) -> Iterator[list[Angles]]:
     """A list that holds the batch's angles once the signal layer has run within the context."""
     rows = torch.from_numpy(batch.slots >= 0).nonzero().squeeze(1)
     prefix_stop, question_stop, slots = (
         torch.from_numpy(array)[rows] for array in (batch.prefix_stop, batch.question_stop, batch.slots)
     )
+    lines = line_of_row[rows.to(line_of_row.device)]
     found: list[Angles] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         with torch.no_grad():
-            states = inputs[0].detach()[rows.to(inputs[0].device)]
+            states = inputs[0].detach()[lines]
             c_intra, c_inter = angle_concentration(states, prefix_stop, question_stop)
         found.append(Angles(slots, c_intra.cpu(), c_inter.cpu(), question_stop - prefix_stop))
 

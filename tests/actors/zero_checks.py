@@ -104,6 +104,7 @@ def make_batches(config: Config, seed: int, ranks: int, tokens: int, step: int =
         max_new_tokens=12,
         measure_all=True,
         pad_id=0,
+        pack_tokens=config.learner.pack_tokens,
     )
 
 

@@ -229,6 +229,28 @@ def test_a_sequence_longer_than_the_budget_has_its_own_micro_batch() -> None:
     assert [batch.token_ids.shape for batch in rank.updates[0]] == [(1, 66), (2, 9)]
 
 
+def test_packs_hold_a_problems_completions_up_to_their_limit() -> None:
+    groups = [_group(0, [1.0, 0.0, 0.0], [4, 2, 3]), _group(1, [1.0, 0.0], [1, 1])]
+    (rank,) = _build(groups, pack_tokens=13, microbatch_tokens=100)
+    (batch,) = rank.updates[0]
+    # Prompts of 6: the first problem's completions of 4 and 3 make 13, that of 2 stands alone.
+    assert batch.lengths.tolist() == [10, 9, 8, 7, 7]
+    assert batch.packs.tolist() == [0, 0, 1, 2, 2]
+    assert [batch.packs.tolist() for batch in _build(groups, pack_tokens=13, microbatch_tokens=13)[0].updates[0]] == [
+        [0, 0],
+        [0],
+        [0, 0],
+    ]
+    assert _build(groups)[0].updates[0][0].packs.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_packing_changes_nothing_that_is_trained() -> None:
+    for seed in range(3):
+        built = [_build(_random_groups(seed), ranks=2, pack_tokens=pack) for pack in (0, 20, 1000)]
+        rows = [Counter(row for rank in b for batch in rank.updates[0] for row in _sequences(batch)) for b in built]
+        assert rows[0] == rows[1] == rows[2]
+
+
 def test_ranks_share_the_work_alike() -> None:
     groups = [_group(slot, [1.0, 0.0], [slot + 1, 2 * slot + 1]) for slot in range(20)]
     built = _build(groups, ranks=4, microbatch_tokens=10_000)

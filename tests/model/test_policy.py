@@ -8,8 +8,9 @@ import torch
 
 import gainrl_ray.model.policy as policy_module
 from gainrl_ray.config import ModelConfig
+from gainrl_ray.model.layout import lay_out, model_inputs
 from gainrl_ray.model.loading import load_model
-from gainrl_ray.model.policy import PolicyModel, PolicyOutput, forward_micro_batch, head_is_plain
+from gainrl_ray.model.policy import PolicyModel, PolicyOutput, forward_micro_batch, head_is_plain, runs_packs
 from gainrl_ray.model.prefill import prefill_angles
 from gainrl_ray.types import MicroBatch, Prompt, Span
 
@@ -36,6 +37,7 @@ def _batch(slots: tuple[int, ...] = (4, -1, 2)) -> MicroBatch:
         prefix_stop=np.asarray([2, 1, 1]),
         question_stop=np.asarray([4, 3, 4]),
         slots=np.asarray(slots),
+        packs=np.arange(3),
     )
 
 
@@ -176,3 +178,90 @@ def test_bfloat16_gives_float32_logprobs(tiny_model_config: ModelConfig) -> None
     assert output.logprobs.dtype == torch.float32
     assert output.angles is not None
     assert output.angles.c_intra.dtype == torch.float64
+
+
+def _packed_batch() -> MicroBatch:
+    """Two problems: a pack of three completions and a row of one, then another problem's pack of two."""
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, 90, 5), rng.integers(0, 90, 7)]
+    rows = [(0, 4, 0), (0, 1, 0), (0, 3, 0), (0, 2, 1), (1, 2, 2), (1, 5, 2)]  # prompt, completion's length, pack
+    shape = (len(rows), 12)
+    token_ids, mask = np.full(shape, 3, dtype=np.int64), np.zeros(shape, dtype=bool)
+    for row, (prompt, length, _) in enumerate(rows):
+        start = len(prompts[prompt])
+        token_ids[row, :start] = prompts[prompt]
+        token_ids[row, start : start + length] = rng.integers(0, 90, length)
+        mask[row, start : start + length] = True
+    return MicroBatch(
+        token_ids=token_ids,
+        lengths=np.asarray([len(prompts[prompt]) + length for prompt, length, _ in rows]),
+        response_mask=mask,
+        token_weights=mask.astype(np.float32),
+        advantages=np.ones(len(rows), dtype=np.float32),
+        generator_logprobs=np.zeros(shape, dtype=np.float32),
+        prefix_stop=np.asarray([2, 2, 2, 2, 3, 3]),
+        question_stop=np.asarray([4, 4, 4, 4, 6, 6]),
+        slots=np.asarray([-1, 0, -1, -1, 1, -1]),
+        packs=np.asarray([pack for *_, pack in rows]),
+    )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["Qwen2", "Llama"])
+def test_packs_change_neither_values_nor_gradients_nor_angles(kind: str, attention: str) -> None:
+    found = []
+    for packed in (True, False):
+        model = _model(kind, tie_word_embeddings=True, attn_implementation=attention)
+        policy, batch = PolicyModel(model), _packed_batch()
+        assert policy.runs_packs
+        policy.runs_packs = packed
+        output = _forward(policy, batch, measure=True)
+        (output.logprobs * torch.arange(12)).sum().backward()
+        assert output.angles is not None and output.angles.slots.tolist() == [0, 1]
+        angles = output.angles.c_intra + output.angles.c_inter
+        gradients = [weight.grad for weight in model.parameters()]
+        found.append((output.logprobs.detach(), output.entropy, angles.float(), gradients))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+    logprobs, entropy = _expected(model, batch)
+    torch.testing.assert_close(found[0][0].double(), logprobs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[0][1].double(), entropy, rtol=0, atol=1e-5)
+
+
+def test_a_packed_line_holds_the_prompt_once() -> None:
+    batch = _packed_batch()
+    layout = lay_out(batch, batch.response_mask, packed=True)
+    assert layout.segments.tolist() == [
+        [0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 3, 3, -1],
+        [0, 0, 0, 0, 0, 1, 1, -1, -1, -1, -1, -1, -1, -1],
+        [0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2],
+    ]
+    inputs = model_inputs(layout, additive=None)
+    assert inputs["position_ids"].tolist() == [
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 5, 5, 6, 7, 0],
+        [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0, 0],
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 7, 8, 9, 10, 11],
+    ]
+    assert layout.line_of_row.tolist() == [0, 0, 0, 1, 2, 2]
+    # The token after the second completion's first sees the prompt, itself and nothing of its neighbours.
+    assert inputs["attention_mask"][0, 0, 10].tolist() == [True] * 5 + [False] * 5 + [True] + [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Gemma2", {"query_pre_attn_scalar": 8, "sliding_window": 4}),
+        ("Mistral", {"sliding_window": 4}),
+    ],
+)
+def test_models_that_look_back_over_a_window_run_no_packs(kind: str, settings: dict[str, Any]) -> None:
+    policy, batch = PolicyModel(model := _model(kind, **settings)), _packed_batch()
+    assert not policy.runs_packs
+    torch.testing.assert_close(_forward(policy, batch).logprobs.double(), _expected(model, batch)[0], rtol=0, atol=1e-5)
+
+
+def test_a_model_that_minds_what_stands_between_runs_no_packs() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)
+    assert not runs_packs(MambaForCausalLM(config).eval())
