@@ -16,6 +16,9 @@ from gainrl_ray.types import AngleScore, Prompt
 SIGNAL_VERSION = "last-mlp-input/1"
 """Names the tensor and the arithmetic of the signal; a change of either is a new version, and a new index."""
 
+FEWEST_ROWS, WIDEST = 8, 1.25
+"""A batch of so many rows takes no question of more than so many times its shortest's length."""
+
 _LAYER_LISTS = ("layers", "h", "blocks")
 
 
@@ -144,10 +147,16 @@ def _question_angles(model: Any, prefix: _Prefix, prompts: Sequence[Prompt], pad
 def _length_batches(
     prompts: Sequence[Prompt], members: Sequence[int], prefix_tokens: int, batch_tokens: int
 ) -> Iterator[list[int]]:
-    """Members by rising question length, cut so that rows * (prefix + longest question) <= batch_tokens."""
+    """Members by rising question length, cut so that rows * (prefix + longest question) <= batch_tokens.
+
+    Also cut where padding would cost more than a larger batch saves (FEWEST_ROWS, WIDEST).
+    """
     batch: list[int] = []
     for index in sorted(members, key=lambda member: prompts[member].question.length):
-        if batch and (len(batch) + 1) * (prefix_tokens + prompts[index].question.length) > batch_tokens:
+        length = prompts[index].question.length
+        too_large = bool(batch) and (len(batch) + 1) * (prefix_tokens + length) > batch_tokens
+        too_wide = len(batch) >= FEWEST_ROWS and length > WIDEST * prompts[batch[0]].question.length
+        if too_large or too_wide:
             yield batch
             batch = []
         batch.append(index)

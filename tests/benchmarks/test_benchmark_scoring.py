@@ -1,0 +1,58 @@
+"""The peer's scores are the paper's, and so are ours: only then is a ratio of speeds worth something."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gainrl_ray.benchmarks.released import released_scores
+from gainrl_ray.benchmarks.scoring import ScoringBenchmark, random_prompts, run
+from gainrl_ray.model.prefill import prefill_angles, signal_states
+from gainrl_ray.model.shapes import SHAPES, random_model
+
+QUESTIONS = ["short one", "a question of some more words than that", "x" * 90]
+
+
+def test_both_procedures_give_the_papers_score() -> None:
+    import torch
+
+    model = random_model("small", dtype="float32", device="cpu")
+    prompts = random_prompts(QUESTIONS, SHAPES["small"].vocabulary)
+    found = released_scores(model, prompts)
+    ours = prefill_angles(model, prompts, pad_id=0, batch_tokens=400)
+    assert found == pytest.approx([score.c_intra + score.c_inter for score in ours], abs=1e-5)
+    states = signal_states(model, torch.tensor([prompts[0].token_ids]))[0].double().numpy()
+    unit = states / np.linalg.norm(states, axis=1, keepdims=True)
+    inside = [float(unit[i] @ unit[j]) for i in range(110, 112) for j in range(110, 112)]
+    between = [float(unit[i] @ unit[j]) for i in range(110, 112) for j in range(110)]
+    assert found[0] == pytest.approx(np.mean(inside) + np.mean(between), abs=1e-5)
+
+
+def test_prompts_have_one_prefix_and_the_lengths_of_their_questions() -> None:
+    prompts = random_prompts(QUESTIONS, 512)
+    assert len({prompt.token_ids[:110] for prompt in prompts}) == 1
+    assert [prompt.question.length for prompt in prompts] == [2, 10, 22]
+    assert all(len(prompt.token_ids) == prompt.suffix.stop for prompt in prompts)
+
+
+def test_the_figures_of_a_run() -> None:
+    figures = run(ScoringBenchmark(shape="small", dtype="float32", problems=4, rounds=2), QUESTIONS)
+    assert figures["largest difference of a score"] < 1e-5
+    speeds = figures["prompts per second"]
+    assert speeds["gainrl-ray"].low > 0 and speeds["released"].low > 0
+    assert figures["ratio"].low <= figures["ratio"].median <= figures["ratio"].high
+
+
+def test_the_job_prints_and_writes_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "jobs"))
+    import benchmark
+
+    out = tmp_path / "figures.json"
+    assert benchmark.main(["select", "--sizes", "50", "1000", "--count", "20", "--rounds", "3", f"--json={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert "1,000" in printed and "select, ms" in printed and "processor" in printed
+    stored = json.loads(out.read_text())["problems"]["1,000"]["select, ms"]
+    assert 0 < stored["low"] <= stored["median"] <= stored["high"]
