@@ -67,7 +67,7 @@ def export_folder(model: Any, tokenizer: Any, folder: Path, *, rank: int) -> Non
 
 
 def save_shards(engine: Any, folder: Path, facts: dict[str, Any]) -> None:
-    """Write this rank's files of the engine (weights, optimizer, schedule); collective. `facts` is the manifest."""
+    """Write this rank's files of the engine (weights, optimizer); collective. `facts` is the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
     (folder / "zero_to_fp32.py").unlink(missing_ok=True)
