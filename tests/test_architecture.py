@@ -24,6 +24,7 @@ LAYERS = (
 ENGINES = {"ray", "vllm", "deepspeed"}
 LOADED_BY_VLLM = PACKAGE / "actors" / "vllm_transfer.py"
 """Subclasses a vLLM class, and is imported by vLLM itself only."""
+RUN_BY_ANOTHER_PYTHON = PACKAGE / "benchmarks" / "trl_peer.py"
 TRANSFORMERS_ROOMS = {"model", "actors"}
 PURE_ROOMS = ("algo", "curricula")
 PURE_IMPORTS = {
