@@ -9,8 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gainrl_ray.actors.buckets import WeightBucket
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
-from gainrl_ray.actors.weights import Probe, WeightBucket
+from gainrl_ray.actors.weights import Probe
 from gainrl_ray.config import ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest
@@ -186,7 +187,7 @@ class RolloutEngine:
             pull_s += time.monotonic() - asked
             if bucket is None:
                 break
-            size += bucket.buffer.nbytes
+            size += bucket.size
             info = update_info(bucket, in_process=self._in_process)
             self._engine.collective_rpc("update_weights", kwargs={"update_info": info})
         self._engine.collective_rpc("finish_weight_update")

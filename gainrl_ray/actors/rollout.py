@@ -17,8 +17,9 @@ from typing import Any, TypeVar, cast
 import ray
 from ray.actor import ActorHandle
 
+from gainrl_ray.actors.buckets import WeightBucket
 from gainrl_ray.actors.engine import EngineState, RolloutEngine, SyncFigures
-from gainrl_ray.actors.weights import Published, WeightBucket
+from gainrl_ray.actors.weights import Published
 from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError
 from gainrl_ray.types import Completion, SampleRequest

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from gainrl_ray.actors.buckets import WeightBucket, pack
 from gainrl_ray.actors.vllm_setup import environment
-from gainrl_ray.actors.weights import Probe, WeightBucket, pack
+from gainrl_ray.actors.weights import Probe
 from gainrl_ray.config import ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest, Sampling
