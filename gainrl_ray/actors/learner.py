@@ -50,6 +50,9 @@ class _Learner:
         self._pipeline = Remote(task.pipeline, "pipeline", self._limit_s() + 60)  # its own deadlines come first
         context = ray.train.get_context()
         self._rank, self._ranks = context.get_world_rank(), context.get_world_size()
+        self._takes_turns = self._config.rollout.colocated
+        if self._takes_turns:
+            self._pipeline.make_room()
         self._policy = PolicyEngine(self._config, rank=self._rank, world_size=self._ranks)
         self._sender = self._open_sender() if self._rank == 0 else None
 
@@ -58,6 +61,8 @@ class _Learner:
         self._publish(state.step, state.attempt, verify=self._config.sync.verify_every > 0)
         while state.step < self._config.run.steps and not state.stopped:
             batch, wait_s = self._take(state)
+            if self._takes_turns:
+                self._policy.resume()
             report = self._policy.update(batch)
             every = self._config.sync.verify_every
             verify = every > 0 and (state.step + 1) % every == 0
@@ -100,6 +105,8 @@ class _Learner:
         """Seconds taken to bring the weights of `version` into the store, bucket by bucket, with a probe to verify."""
         started = time.monotonic()
         logprobs = self._policy.probe(self._task.probe_tokens) if verify else None
+        if self._takes_turns:  # the engines wake up as soon as the version is known
+            self._policy.rest()
         weights = self._policy.named_weights()
         if self._sender is None:
             for _ in weights:  # nothing comes, but every rank takes part in the gather

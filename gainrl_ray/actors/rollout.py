@@ -133,6 +133,11 @@ class RolloutServer:
         )
 
     @ray.method(concurrency_group="work")
+    def sleep(self, deadline_s: float) -> None:
+        """Give the engine's memory back until the next sync. Raises as RolloutEngine.sleep, DeadlineError."""
+        self._do(lambda engine: engine.sleep(), deadline_s, f"engine {self._index} to fall asleep")
+
+    @ray.method(concurrency_group="work")
     def submit(self, requests: Sequence[SampleRequest], version: int, deadline_s: float) -> None:
         """Queue requests; raises EngineError when the engine does not serve `version`."""
 
