@@ -43,3 +43,7 @@ class StaleAttemptError(GainrlError, RuntimeError):
 
 class DivergenceError(GainrlError, RuntimeError):
     """A run that stopped itself: non-finite updates in a row, or KL above the limit."""
+
+
+class BenchmarkError(GainrlError, RuntimeError):
+    """A measurement that did not come about: a peer cannot be installed, or a measured command failed."""

@@ -1,12 +1,16 @@
-"""What parts cost, beside what a user would take instead: `python jobs/benchmark.py score|select [options]`."""
+"""What parts cost, beside what a user would take instead: `python jobs/benchmark.py COMMAND [options]`."""
 
 import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from gainrl_ray.benchmarks.table import render
 from gainrl_ray.errors import GainrlError
+
+TRAIN_JOB = Path(__file__).with_name("train.py")
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +21,7 @@ def main(argv: list[str]) -> int:
     except GainrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(_lines(figures)))
+    print(render(figures))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(figures, file, indent=2, default=asdict)  # spreads
@@ -26,7 +30,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="score|select")
+    commands = parser.add_subparsers(required=True, metavar="score|step|generate|select|start")
     score = commands.add_parser("score", help="prompts/s against the released GAIN-RL procedure")
     score.add_argument("--shape", default="0.5b", choices=["0.5b", "1.5b", "7b", "small"], help="of Qwen2.5")
     score.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
@@ -40,7 +44,22 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
     select.add_argument("--count", type=int, default=1024, help="problems of a step")
     select.set_defaults(run=_select)
-    for command, rounds in ((score, 3), (select, 20)):
+    step = commands.add_parser("step", help="seconds of a training step against TRL's GRPOTrainer")
+    step.add_argument("--steps", type=int, default=8, help="of a run; the first two are not counted")
+    step.add_argument("--rows", type=int, default=32, help="completions of one of TRL's forward passes")
+    step.set_defaults(run=_step)
+    generate = commands.add_parser("generate", help="tokens/s of a step's completions against transformers")
+    generate.set_defaults(run=_generate)
+    for command in (step, generate):
+        command.add_argument("--model", default="tiny", help="as model.path")
+        command.add_argument("--dtype", default="float32", choices=["bfloat16", "float32"])
+        command.add_argument("--problems", type=int, default=32, help="of a step")
+        command.add_argument("--group-size", type=int, default=8, help="completions of a problem")
+        command.add_argument("--max-new-tokens", type=int, default=80, help="of a completion")
+        command.add_argument("--threads", type=int, default=2, help="of every part")
+    start = commands.add_parser("start", help="seconds from the command to the first trained step")
+    start.set_defaults(run=_start)
+    for command, rounds in ((score, 3), (select, 20), (step, 3), (generate, 5), (start, 3)):
         command.add_argument("--rounds", type=int, default=rounds, help="repetitions, by turns")
         command.add_argument("--json", help="file for the figures")
     return parser
@@ -58,23 +77,33 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     return run(benchmark, [question for question in questions if isinstance(question, str)])
 
 
+def _step(options: argparse.Namespace) -> dict[str, Any]:
+    from gainrl_ray.benchmarks.stepping import StepWork, run
+
+    names = ("model", "dtype", "problems", "group_size", "max_new_tokens", "threads", "steps", "rounds", "rows")
+    return run(StepWork(**{name: getattr(options, name) for name in names}), TRAIN_JOB)
+
+
+def _generate(options: argparse.Namespace) -> dict[str, Any]:
+    from gainrl_ray.benchmarks.generating import run
+    from gainrl_ray.benchmarks.stepping import StepWork
+
+    names = ("model", "dtype", "problems", "group_size", "max_new_tokens", "threads", "rounds")
+    return run(StepWork(**{name: getattr(options, name) for name in names}))
+
+
+def _start(options: argparse.Namespace) -> dict[str, Any]:
+    from gainrl_ray.benchmarks.starting import run
+
+    return run(options.rounds, TRAIN_JOB)
+
+
 def _select(options: argparse.Namespace) -> dict[str, Any]:
     from gainrl_ray.benchmarks.selection import run
     from gainrl_ray.config import Config
 
     tree = {"curriculum": {"name": options.curriculum}, "rollout": {"problems_per_step": options.count}}
     return run(Config.model_validate(tree), options.sizes, options.rounds)
-
-
-def _lines(figures: dict[str, Any], indent: str = "") -> list[str]:
-    """The figures as an indented list."""
-    lines = []
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")
-    return lines
 
 
 if __name__ == "__main__":
