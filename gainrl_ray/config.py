@@ -259,6 +259,10 @@ class RolloutConfig(Node):
     """Texts that end a completion."""
     max_staleness: NonNegativeInt = 0
     """Steps that generation may run ahead of the learner; 0 = strictly on-policy."""
+    colocated: bool = False
+    """Engines and learner ranks share the GPUs, one of each on one, and take turns: the engines sleep while the
+    learner trains, whose state waits in host memory while they generate. Needs max_staleness 0; on CPU the turns are
+    taken alike and free nothing."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs (or CPU processes) that share one engine."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
@@ -466,4 +470,31 @@ class Config(Node):
                 f"learner.updates_per_step {learner.updates_per_step} is above "
                 f"rollout.problems_per_step {self.rollout.problems_per_step}: each update needs a group"
             )
+        if self.rollout.colocated:
+            self._takes_turns()
         return self
+
+    def _takes_turns(self) -> None:
+        """Raise ValueError for settings under which engines and learner cannot share their GPUs."""
+        learner, rollout = self.learner, self.rollout
+        if rollout.max_staleness:
+            raise ValueError(
+                f"rollout.colocated needs rollout.max_staleness 0, received {rollout.max_staleness}: engines that "
+                "share a GPU with the learner cannot generate while it trains"
+            )
+        on_host = learner.offload_optimizer == "cpu" and learner.offload_params == "cpu"
+        if learner.zero_stage not in (1, 2) and not (learner.zero_stage == 3 and on_host):
+            raise ValueError(
+                f"rollout.colocated needs learner.zero_stage 1 or 2, or 3 with learner.offload_optimizer=cpu and "
+                f"learner.offload_params=cpu; received {learner.zero_stage}: DeepSpeed moves no other states"
+            )
+        gpus = (learner.gpus_per_worker, rollout.gpus_per_engine)
+        if gpus == (0.0, 0.0):
+            return
+        if gpus != (1.0, 1.0) or rollout.engines > learner.workers or rollout.tensor_parallel_size > 1:
+            raise ValueError(
+                "rollout.colocated puts one learner rank and at most one engine on a GPU: it needs "
+                "learner.gpus_per_worker 1, rollout.gpus_per_engine 1, rollout.engines of at most learner.workers and "
+                f"rollout.tensor_parallel_size 1; received {gpus[0]:g}, {gpus[1]:g}, {rollout.engines} with "
+                f"{learner.workers} workers and {rollout.tensor_parallel_size}"
+            )

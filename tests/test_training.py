@@ -127,6 +127,15 @@ def test_a_killed_engine_and_a_killed_learner_cost_nothing_but_time(folder: Path
     assert_alike(killed, undisturbed)
 
 
+def test_engines_that_share_the_learners_device_change_nothing(whole: Finished, folder: Path, kill_after) -> None:
+    """In turns with the learner, with an engine and a learner killed."""
+    kill_after(folder / "turns", 1, "RolloutServer")
+    kill_after(folder / "turns", 3, "RayTrainWorker")
+    turns = run(settings(folder, rollout={"colocated": True}), "turns")
+    assert any("attempt 2" in line for line in turns.lines)
+    assert_alike(turns, whole)
+
+
 def test_what_cannot_be_placed_is_refused_at_once(folder: Path) -> None:
     with pytest.raises(ResourceError, match=r"GPU: needed 1 \(1 engine x 1\)"):
         run(settings(folder, rollout={"gpus_per_engine": 1}), "short")

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gainrl_ray.errors import EngineError
 from gainrl_ray.types import SampleRequest
 
 
@@ -27,6 +28,19 @@ def grouped(requests: Sequence[SampleRequest]) -> deque[list[SampleRequest]]:
     for request in requests:
         groups.setdefault(request.token_ids, []).append(request)
     return deque(groups.values())
+
+
+def check_requests(requests: Sequence[SampleRequest], limit: int) -> None:
+    """Raise EngineError for ids that are not unique, and for a request of no or more than `limit` tokens."""
+    if len({request.request_id for request in requests}) != len(requests):
+        raise EngineError(f"received {len(requests)} requests whose ids are not unique")
+    for request in requests:
+        size = len(request.token_ids) + request.sampling.max_new_tokens
+        if size > limit or not request.token_ids:
+            raise EngineError(
+                f"request {request.request_id!r}: prompt of {len(request.token_ids)} tokens and up to "
+                f"{request.sampling.max_new_tokens} new ones; accepted are 1 to {limit} together"
+            )
 
 
 def deal(waiting: deque[list[SampleRequest]], seats: Sequence[Seat], limit: int) -> dict[int, list[SampleRequest]]:

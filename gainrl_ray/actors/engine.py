@@ -9,20 +9,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gainrl_ray.actors.buckets import WeightBucket
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
-from gainrl_ray.actors.weights import Probe, WeightBucket
+from gainrl_ray.actors.weights import Probe
 from gainrl_ray.config import ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest
 
 PROBE_ID = "gainrl-probe"
 PROBE_DEADLINE_S = 300.0
+WEIGHTS, KV_CACHE = "weights", "kv_cache"
 
 
 class EngineState(StrEnum):
     """Where an engine stands; it serves only what it has confirmed."""
 
     STARTING = "starting"
+    ASLEEP = "asleep"
     STALE = "stale"
     SERVING = "serving"
     SUSPECT = "suspect"
@@ -39,6 +42,18 @@ class SyncFigures:
     verify_s: float
     worst_difference: float  # nats, over the probe's tokens; nan when there was no probe
     size: int  # bytes
+
+
+def slowest(figures: Sequence[SyncFigures]) -> dict[str, float]:
+    """The worst of several engines' figures: seconds, nats and bytes under their names; and how many `engines`."""
+    return {
+        "engines": float(len(figures)),
+        "pull_s": max(each.pull_s for each in figures),
+        "update_s": max(each.update_s for each in figures),
+        "verify_s": max(each.verify_s for each in figures),
+        "worst_difference": max(each.worst_difference for each in figures),
+        "bytes": float(max(each.size for each in figures)),
+    }
 
 
 class RolloutEngine:
@@ -68,6 +83,7 @@ class RolloutEngine:
         self.state = EngineState.STALE
         self.version: int | None = None
         self._internal: dict[str, str] = {}
+        self._sleeping: set[str] = set()  # parts without memory, by vLLM's names
 
     # -- generation ----------------------------------------------------------------------------------------------
 
@@ -112,6 +128,20 @@ class RolloutEngine:
 
     # -- weights -------------------------------------------------------------------------------------------------
 
+    def sleep(self) -> None:
+        """Give the memory of weights and KV cache back; the next sync takes it again and fills it anew.
+
+        vLLM frees memory on CUDA only: a CPU engine passes through the same states and keeps its memory.
+
+        Raises:
+            EngineError: requests are under way.
+        """
+        if self._internal or self._engine.has_unfinished_requests():
+            raise EngineError(f"sleep with {self.unfinished} requests under way: drain them first")
+        self.state, self.version = EngineState.ASLEEP, None
+        self._engine.sleep(level=2)  # neither weights nor cache are kept: both will be those of another policy
+        self._sleeping = {WEIGHTS, KV_CACHE}
+
     def sync(self, version: int, buckets: Iterable[WeightBucket], probe: Probe | None = None) -> SyncFigures:
         """Drained engine -> new weights -> empty prefix cache -> verified -> serving `version`.
 
@@ -123,6 +153,7 @@ class RolloutEngine:
         if self._internal or self._engine.has_unfinished_requests():
             raise EngineError(f"sync to version {version} with {self.unfinished} requests under way: drain them first")
         self.state, self.version = EngineState.STALE, None
+        self._wake(WEIGHTS)
         try:
             pull_s, update_s, size = self._update(buckets)
         except Exception as error:
@@ -131,6 +162,7 @@ class RolloutEngine:
             if isinstance(error, GainrlError):
                 raise
             raise WeightSyncError(f"version {version}: vLLM did not take the weights: {error}") from error
+        self._wake(KV_CACHE)
         if not self._engine.reset_prefix_cache():
             raise EngineError(
                 f"version {version}: vLLM did not empty its prefix cache, so keys and values of the old policy "
@@ -173,6 +205,11 @@ class RolloutEngine:
 
         return self._engine.add_request(request_id, tokens_input(list(token_ids)), params)
 
+    def _wake(self, part: str) -> None:
+        if part in self._sleeping:
+            self._engine.wake_up([part])
+            self._sleeping.discard(part)
+
     def _update(self, buckets: Iterable[WeightBucket]) -> tuple[float, float, int]:
         """(seconds waiting for buckets, seconds loading them, bytes)."""
         from gainrl_ray.actors.vllm_transfer import update_info
@@ -186,7 +223,7 @@ class RolloutEngine:
             pull_s += time.monotonic() - asked
             if bucket is None:
                 break
-            size += bucket.buffer.nbytes
+            size += bucket.size
             info = update_info(bucket, in_process=self._in_process)
             self._engine.collective_rpc("update_weights", kwargs={"update_info": info})
         self._engine.collective_rpc("finish_weight_update")

@@ -13,6 +13,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gainrl_ray.actors.engine import EngineState, SyncFigures
+from gainrl_ray.actors.resources import gpu_shares
 from gainrl_ray.actors.rollout import Polled, RolloutActor, Whereabouts, tail
 from gainrl_ray.actors.vllm_setup import environment, runs_in_process
 from gainrl_ray.config import Config
@@ -47,7 +48,7 @@ class EngineSlot:
         self._config = config
         self._group: PlacementGroup | None = None
         self._actor: ActorHandle | None = None
-        self.is_up = False
+        self.is_up = self.is_asleep = False
         self._where: Whereabouts | None = None
         self._submitted: list[ObjectRef] = []
         self._poll: tuple[ObjectRef, float] | None = None
@@ -69,7 +70,20 @@ class EngineSlot:
             assert self._actor is not None
             ref = self._actor.sync.remote(target.version, store, limit_s)
             self.figures = self._answer(ref, limit_s, f"the update to version {target.version}")
-            self.serves = target
+            self.serves, self.is_asleep = target, False
+
+    def sleep(self) -> None:
+        """Make the engine give its memory back until it is brought to a version again.
+
+        Raises EngineError when it cannot be reached or does not fall asleep.
+        """
+        if not self.is_up or self.is_asleep:
+            return
+        assert self._actor is not None
+        self.serves = None
+        limit_s = self._config.sync.deadline_s
+        self._answer(self._actor.sleep.remote(limit_s), limit_s, "falling asleep")
+        self.is_asleep = True
 
     def stop(self) -> None:
         """End the actor at once and give its resources back; its requests are forgotten."""
@@ -78,7 +92,7 @@ class EngineSlot:
         if self._group is not None:
             remove_placement_group(self._group)
         self._actor = self._group = self._poll = self.serves = None
-        self.is_up = self.suspect = False
+        self.is_up = self.is_asleep = self.suspect = False
         self._submitted, self.outstanding = [], {}
 
     def _start(self) -> None:
@@ -92,7 +106,7 @@ class EngineSlot:
         variables = environment(rollout, in_process=runs_in_process(rollout))
         self._actor = RolloutActor.options(
             num_cpus=rollout.cpus_per_engine,
-            num_gpus=rollout.gpus_per_engine,
+            num_gpus=gpu_shares(self._config)[1],
             runtime_env={"env_vars": variables},
             **options,
         ).remote(self._config, self.index)
@@ -105,7 +119,7 @@ class EngineSlot:
     def _place(self, limit_s: float) -> PlacementGroupSchedulingStrategy | None:
         """Where the actor goes: an own placement group; None when the engine asks for nothing."""
         rollout = self._config.rollout
-        amounts = {"CPU": rollout.cpus_per_engine, "GPU": rollout.gpus_per_engine}
+        amounts = {"CPU": rollout.cpus_per_engine, "GPU": gpu_shares(self._config)[1]}
         bundle = {name: amount for name, amount in amounts.items() if amount > 0}
         if not bundle:
             return None
@@ -185,8 +199,8 @@ class EngineSlot:
         """Where the engine stands against what it is to serve."""
         if not self.is_up:
             return EngineState.STARTING if self._actor or self._group else EngineState.DEAD
-        if self.suspect:
-            return EngineState.SUSPECT
+        if self.suspect or self.is_asleep:
+            return EngineState.SUSPECT if self.suspect else EngineState.ASLEEP
         return EngineState.SERVING if target is not None and self.serves == target else EngineState.STALE
 
     def describe(self, target: Target | None) -> dict[str, Any]:

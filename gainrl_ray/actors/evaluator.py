@@ -6,7 +6,8 @@ import torch
 from gainrl_ray.actors.generation import Generator
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
-from gainrl_ray.actors.weights import Probe, WeightStoreActor, pack
+from gainrl_ray.actors.transport import StoreSender
+from gainrl_ray.actors.weights import Probe, WeightStoreActor
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.model.loading import load_model, named_as_on_disk
@@ -34,10 +35,9 @@ def _publish(config: Config, store: Remote, probe_tokens: tuple[int, ...]) -> No
     """Bring the model's weights into the store as version 0, with a probe to verify the engines by."""
     model = load_model(config.model)
     weights = (part for name, tensor in model.named_parameters() for part in named_as_on_disk(model, name, tensor))
-    store.begin(0, 0)
-    for bucket in pack(weights, int(config.sync.bucket_mib * 2**20)):
-        store.put(0, bucket)
     ids = torch.tensor([probe_tokens])
     with torch.no_grad():
         logprobs = model(ids).logits[0, :-1].float().log_softmax(dim=-1).gather(1, ids[0, 1:, None])[:, 0]
-    store.commit(0, Probe(token_ids=probe_tokens, logprobs=(0.0, *logprobs.tolist())))
+    sync = config.sync
+    sender = StoreSender(store, bucket_bytes=int(sync.bucket_mib * 2**20), deadline_s=sync.deadline_s)
+    sender.send(0, 0, weights, Probe(token_ids=probe_tokens, logprobs=(0.0, *logprobs.tolist())))

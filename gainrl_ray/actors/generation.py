@@ -49,6 +49,10 @@ class Generator:
         """Bring every engine to the published `version`."""
         self._pool.sync(version)
 
+    def sleep(self) -> None:
+        """Make every engine give its memory back until the next sync."""
+        self._pool.sleep()
+
     def invalidate(self) -> None:
         """Make every engine load its weights anew at the next sync: version numbers start over."""
         self._pool.invalidate()

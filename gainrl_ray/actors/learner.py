@@ -11,7 +11,8 @@ import torch.distributed as dist
 from ray.actor import ActorHandle
 
 from gainrl_ray.actors.remote import Remote
-from gainrl_ray.actors.weights import Probe, pack
+from gainrl_ray.actors.transport import StoreSender
+from gainrl_ray.actors.weights import Probe
 from gainrl_ray.actors.zero import PolicyEngine
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.config import Config
@@ -49,14 +50,19 @@ class _Learner:
         self._pipeline = Remote(task.pipeline, "pipeline", self._limit_s() + 60)  # its own deadlines come first
         context = ray.train.get_context()
         self._rank, self._ranks = context.get_world_rank(), context.get_world_size()
+        self._takes_turns = self._config.rollout.colocated
+        if self._takes_turns:
+            self._pipeline.make_room()
         self._policy = PolicyEngine(self._config, rank=self._rank, world_size=self._ranks)
-        self._store = self._open_store() if self._rank == 0 else None
+        self._sender = self._open_sender() if self._rank == 0 else None
 
     def run(self) -> None:
         state = self._begin(self._restore())
         self._publish(state.step, state.attempt, verify=self._config.sync.verify_every > 0)
         while state.step < self._config.run.steps and not state.stopped:
             batch, wait_s = self._take(state)
+            if self._takes_turns:
+                self._policy.resume()
             report = self._policy.update(batch)
             every = self._config.sync.verify_every
             verify = every > 0 and (state.step + 1) % every == 0
@@ -66,11 +72,12 @@ class _Learner:
             self._commit(state)
         self._export(MODEL_FOLDER)
 
-    def _open_store(self) -> Remote:
-        """The weight store, near this rank."""
-        node_id = ray.get_runtime_context().get_node_id()
-        store = self._pipeline.weight_store(node_id, self._policy.weight_bytes)
-        return Remote(store, "weight store", self._config.sync.deadline_s)
+    def _open_sender(self) -> StoreSender:
+        """The way into the weight store, which is near this rank."""
+        node_id, sync = ray.get_runtime_context().get_node_id(), self._config.sync
+        handle = self._pipeline.weight_store(node_id, self._policy.weight_bytes)
+        store = Remote(handle, "weight store", sync.deadline_s)
+        return StoreSender(store, bucket_bytes=int(sync.bucket_mib * 2**20), deadline_s=sync.deadline_s)
 
     def _restore(self) -> RunState | None:
         """The committed state, with the learner's shards loaded; None at the beginning of a run."""
@@ -97,16 +104,16 @@ class _Learner:
     def _publish(self, version: int, attempt: int, *, verify: bool) -> float:
         """Seconds taken to bring the weights of `version` into the store, bucket by bucket, with a probe to verify."""
         started = time.monotonic()
-        sync = self._config.sync
         logprobs = self._policy.probe(self._task.probe_tokens) if verify else None
-        if self._store:
-            self._store.begin(version, attempt)
-        for bucket in pack(self._policy.named_weights(), int(sync.bucket_mib * 2**20)):
-            if self._store:
-                self._store.put(version, bucket)
-        if self._store:
+        if self._takes_turns:  # the engines wake up as soon as the version is known
+            self._policy.rest()
+        weights = self._policy.named_weights()
+        if self._sender is None:
+            for _ in weights:  # nothing comes, but every rank takes part in the gather
+                pass
+        else:
             probe = None if logprobs is None else Probe(token_ids=self._task.probe_tokens, logprobs=logprobs)
-            self._store.commit(version, probe)
+            self._sender.send(version, attempt, weights, probe)
             self._pipeline.publish(version, attempt)
         return time.monotonic() - started
 

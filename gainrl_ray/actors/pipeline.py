@@ -8,14 +8,13 @@ be drawn again. Calls of an older attempt are refused; `take` and `complete` are
 """
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from gainrl_ray.actors.attempt import Attempt
 from gainrl_ray.actors.curriculum import CurriculumReport
 from gainrl_ray.actors.generation import Generated
-from gainrl_ray.actors.generation_loop import GenerationLoop, Parts, evaluation_due
+from gainrl_ray.actors.generation_loop import EngineStart, GenerationLoop, Parts, evaluation_due
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.data.rollout_table import groups_to_table, table_to_groups
 from gainrl_ray.errors import DeadlineError, DivergenceError, StaleAttemptError
@@ -26,9 +25,11 @@ class RolloutPipeline:
     """See the module; one per run, called by learners and driver from several threads."""
 
     def __init__(self, parts: Parts) -> None:
-        """The engines begin to start."""
+        """The engines begin to start; those that share the learner's devices, when it has first published."""
         self._parts, self._config = parts, parts.config
-        self._engines_started: Future[None] = ThreadPoolExecutor(1).submit(parts.generator.start)
+        self._engines = EngineStart(parts.generator.start)
+        if not self._config.rollout.colocated:
+            self._engines.begin()
         self._resetting = threading.Lock()
         self._attempt = Attempt(0, 0)
         self._loop: GenerationLoop | None = None
@@ -58,6 +59,16 @@ class RolloutPipeline:
             self._skipped_in_row = 0
             self._start_loop(attempt, state)
             return self._state(attempt, step, curriculum)
+
+    def make_room(self) -> None:
+        """Put the engines to sleep for a gang that is about to take the devices it shares with them.
+
+        Ends the running attempt, whose gang is gone. To be called by every rank before it takes memory.
+        """
+        with self._resetting:
+            self._end_attempt()
+            self._engines.settle(self._config.rollout.start_deadline_s)
+            self._parts.generator.sleep()
 
     def publish(self, version: int, attempt: int) -> None:
         """Learn that the store holds `version`."""
@@ -206,7 +217,7 @@ class RolloutPipeline:
 
     def _start_loop(self, attempt: Attempt, state: RunState | None) -> None:
         self._parts.generator.invalidate()
-        self._loop = GenerationLoop(self._parts, attempt, self._engines_started)
+        self._loop = GenerationLoop(self._parts, attempt, self._engines)
         if state and state.pending is not None:
             restored = table_to_groups(state.pending, self._parts.train.problem, self._parts.train.prompt)
             for step, groups in restored.items():

@@ -13,7 +13,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from gainrl_ray.actors.dispatch import Seat, deal, grouped, token_count
+from gainrl_ray.actors.dispatch import Seat, check_requests, deal, grouped, token_count
+from gainrl_ray.actors.engine import slowest
 from gainrl_ray.actors.engine_slot import EngineSlot, Target
 from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError, WeightSyncError
@@ -90,15 +91,24 @@ class RolloutPool:
             self._tend_until(lambda: self._settled(target), f"the update to version {version}")
             ray.get(self._store.release.remote(version), timeout=self._config.sync.deadline_s)
             serving = [slot.figures for slot in self._slots if slot.serves == target and slot.figures is not None]
-            return {
-                "seconds": time.monotonic() - started,
-                "engines": float(len(serving)),
-                "pull_s": max(figures.pull_s for figures in serving),
-                "update_s": max(figures.update_s for figures in serving),
-                "verify_s": max(figures.verify_s for figures in serving),
-                "worst_difference": max(figures.worst_difference for figures in serving),
-                "bytes": float(max(figures.size for figures in serving)),
-            }
+            return {"seconds": time.monotonic() - started, **slowest(serving)}
+
+    def sleep(self) -> None:
+        """Make every engine give its memory back until the next sync; one that cannot is ended, and so gives it back.
+
+        Engines that are coming up are waited for, and none is started.
+
+        Raises:
+            EngineError: an engine was lost more often than allowed. DeadlineError: one did not come up in time.
+        """
+        with self._drive("sleep"):
+            limit_s = self._once_s()
+            if wait([task for task, _ in self._tasks.values()], timeout=limit_s).not_done:
+                raise DeadlineError(f"waited {limit_s:.0f} s for engines that come up; engines: {self.describe()}")
+            self._take_up()
+            for slot, done in [(slot, self._threads.submit(slot.sleep)) for slot in self._slots]:
+                if (error := done.exception()) is not None:
+                    self._lost(slot, error)
 
     def invalidate(self) -> None:
         """Make every engine stale: the next sync loads the weights again, also for an equal version number."""
@@ -153,25 +163,24 @@ class RolloutPool:
             self._driving.release()
 
     def _tend(self) -> None:
-        """Look after every slot: take up what its task came to, and start the task that it needs.
-
-        Raises:
-            GainrlError: an engine failed in a way that a restart does not cure, or too often.
-        """
+        """Look after every slot: take up what its task came to, and start the task that it needs. Raises as `_lost`."""
         if self._closed:
             raise EngineError("the pool of engines is closed")
+        self._take_up()
         for slot in self._slots:
-            task = self._tasks.get(slot.index)
-            if task is not None and not task[0].done():
-                continue
-            if task is not None:
-                del self._tasks[slot.index]
-                error = task[0].exception()
-                if error is not None:
-                    self._lost(slot, error, outdated=task[1] != self._target)
-            if not slot.is_up or (self._target is not None and slot.serves != self._target):
+            behind = not slot.is_up or (self._target is not None and slot.serves != self._target)
+            if behind and slot.index not in self._tasks:
                 target = self._target
                 self._tasks[slot.index] = (self._threads.submit(slot.bring_up, target, self._store), target)
+
+    def _take_up(self) -> None:
+        """What the ended tasks came to. Raises as `_lost`."""
+        for slot in self._slots:
+            task = self._tasks.get(slot.index)
+            if task is not None and task[0].done():
+                del self._tasks[slot.index]
+                if (error := task[0].exception()) is not None:
+                    self._lost(slot, error, outdated=task[1] != self._target)
 
     def _lost(self, slot: EngineSlot, error: BaseException, *, outdated: bool = False) -> None:
         """Take the requests of a lost engine back and have it restarted.
@@ -206,9 +215,7 @@ class RolloutPool:
 
     def _tend_until(self, done: Callable[[], bool], what: str) -> None:
         """Tend the slots until `done`; placement, start and update each end at their own deadline before this one."""
-        rollout = self._config.rollout
-        once_s = 2 * rollout.start_deadline_s + self._config.sync.deadline_s
-        limit_s = once_s * (rollout.max_engine_restarts + 1)
+        limit_s = self._once_s() * (self._config.rollout.max_engine_restarts + 1)
         started = time.monotonic()
         while True:
             self._tend()
@@ -218,22 +225,17 @@ class RolloutPool:
                 raise DeadlineError(f"waited {limit_s:.0f} s for {what}; engines: {self.describe()}")
             wait([task for task, _ in self._tasks.values()], timeout=TICK_S, return_when=FIRST_COMPLETED)
 
+    def _once_s(self) -> float:
+        """Longest time that an engine takes to come up: placement, start and update."""
+        return 2 * self._config.rollout.start_deadline_s + self._config.sync.deadline_s
+
     # -- requests ------------------------------------------------------------------------------------------------
 
     def _check(self, requests: Sequence[SampleRequest], version: int) -> None:
         serves = self._target.version if self._target else None
         if version != serves:
             raise EngineError(f"completions of version {version} were asked, the engines serve {serves}: sync first")
-        if len({request.request_id for request in requests}) != len(requests):
-            raise EngineError(f"received {len(requests)} requests whose ids are not unique")
-        limit = self._config.sequence_tokens
-        for request in requests:
-            size = len(request.token_ids) + request.sampling.max_new_tokens
-            if size > limit or not request.token_ids:
-                raise EngineError(
-                    f"request {request.request_id!r}: prompt of {len(request.token_ids)} tokens and up to "
-                    f"{request.sampling.max_new_tokens} new ones; accepted are 1 to {limit} together"
-                )
+        check_requests(requests, self._config.sequence_tokens)
 
     def _completions(
         self, count: int, version: int, started: float, deadline_s: float

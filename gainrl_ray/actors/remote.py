@@ -3,6 +3,7 @@
 from typing import Any
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
@@ -25,15 +26,22 @@ class Remote:
         remote_method = getattr(self._handle, method)
 
         def call(*arguments: Any, **named: Any) -> Any:
-            try:
-                return ray.get(remote_method.remote(*arguments, **named), timeout=self._deadline_s)
-            except GetTimeoutError as error:
-                raise DeadlineError(
-                    f"the {self._name} did not answer {method} within {self._deadline_s:.0f} s"
-                ) from error
-            except ActorDiedError as error:
-                raise GainrlError(f"the {self._name} died during {method}: {error}") from error
-            except RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, GainrlError) else error) from error
+            return self.result(remote_method.remote(*arguments, **named), method)
 
         return call
+
+    @property
+    def handle(self) -> ActorHandle:
+        """The actor itself."""
+        return self._handle
+
+    def result(self, ref: ObjectRef, method: str) -> Any:
+        """What a call of `method` that was sent before gives; raises as above."""
+        try:
+            return ray.get(ref, timeout=self._deadline_s)
+        except GetTimeoutError as error:
+            raise DeadlineError(f"the {self._name} did not answer {method} within {self._deadline_s:.0f} s") from error
+        except ActorDiedError as error:
+            raise GainrlError(f"the {self._name} died during {method}: {error}") from error
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, GainrlError) else error) from error

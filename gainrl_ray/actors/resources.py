@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from gainrl_ray.config import Config
 from gainrl_ray.errors import ResourceError
 
+LEARNER_PART = 0.6
+"""Of a GPU that a learner rank shares with an engine: above one half, so that no two ranks land on one GPU."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
@@ -22,15 +25,24 @@ class Share:
         return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount > 0}
 
 
+def gpu_shares(config: Config) -> tuple[float, float]:
+    """GPUs that a learner rank and an engine ask Ray for; a shared GPU is counted once."""
+    learner, engine = config.learner.gpus_per_worker, config.rollout.gpus_per_engine
+    if config.rollout.colocated:
+        return LEARNER_PART * learner, (1 - LEARNER_PART) * engine
+    return learner, engine
+
+
 def budget(config: Config) -> tuple[Share, ...]:
     """The shares of a training run's lasting parts; control actors ask for nothing.
 
     Scoring is not among them: it ends before the engines' groups exist.
     """
     learner, rollout = config.learner, config.rollout
+    learner_gpus, engine_gpus = gpu_shares(config)
     return (
-        Share(part="learner", count=learner.workers, cpus=learner.cpus_per_worker, gpus=learner.gpus_per_worker),
-        Share(part="engine", count=rollout.engines, cpus=rollout.cpus_per_engine, gpus=rollout.gpus_per_engine),
+        Share(part="learner", count=learner.workers, cpus=learner.cpus_per_worker, gpus=learner_gpus),
+        Share(part="engine", count=rollout.engines, cpus=rollout.cpus_per_engine, gpus=engine_gpus),
     )
 
 

@@ -17,8 +17,9 @@ from typing import Any, TypeVar, cast
 import ray
 from ray.actor import ActorHandle
 
+from gainrl_ray.actors.buckets import WeightBucket
 from gainrl_ray.actors.engine import EngineState, RolloutEngine, SyncFigures
-from gainrl_ray.actors.weights import Published, WeightBucket
+from gainrl_ray.actors.weights import Published
 from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError
 from gainrl_ray.types import Completion, SampleRequest
@@ -130,6 +131,11 @@ class RolloutServer:
             deadline_s,
             f"the update of engine {self._index} to version {version}",
         )
+
+    @ray.method(concurrency_group="work")
+    def sleep(self, deadline_s: float) -> None:
+        """Give the engine's memory back until the next sync. Raises as RolloutEngine.sleep, DeadlineError."""
+        self._do(lambda engine: engine.sleep(), deadline_s, f"engine {self._index} to fall asleep")
 
     @ray.method(concurrency_group="work")
     def submit(self, requests: Sequence[SampleRequest], version: int, deadline_s: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from gainrl_ray.actors.resources import gpu_shares
 from gainrl_ray.config import Config
 
 
@@ -19,7 +20,7 @@ def build_trainer(config: Config, run_name: str, loop: Callable[[Any], None], ta
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(learner.start_deadline_s)
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(learner.collective_deadline_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(min(60.0, learner.collective_deadline_s))
-    resources = {"CPU": learner.cpus_per_worker} | ({"GPU": learner.gpus_per_worker} if gpu else {})
+    resources = {"CPU": learner.cpus_per_worker} | ({"GPU": gpu_shares(config)[0]} if gpu else {})
     threads = {} if gpu else {"OMP_NUM_THREADS": str(learner.threads_per_worker), "DS_ACCELERATOR": "cpu"}
     return TorchTrainer(
         loop,

@@ -52,6 +52,7 @@ def build_engine(model: ModelConfig, rollout: RolloutConfig, max_model_len: int,
         distributed_executor_backend="mp" if rollout.tensor_parallel_size > 1 else "uni",
         enforce_eager=on_cpu if rollout.enforce_eager is None else rollout.enforce_eager,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
+        enable_sleep_mode=rollout.colocated and not on_cpu,  # vLLM refuses it on CPU
         kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
         enable_prefix_caching=True,
         # The smallest that the CPU kernels know. A prefix is cached by whole blocks: of the default 128 the part that

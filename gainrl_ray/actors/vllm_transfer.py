@@ -17,7 +17,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from gainrl_ray.actors.weights import TensorEntry, WeightBucket, unpack
+from gainrl_ray.actors.buckets import TensorEntry, WeightBucket, unpack
 from gainrl_ray.errors import WeightSyncError
 
 
@@ -32,7 +32,7 @@ class UpdateInfo(WeightTransferUpdateInfo):
 
     index: int
     entries: Sequence[Sequence[Any]]  # fields of TensorEntry
-    buffer: Any  # [bytes] uint8 array in process, bytes from another process
+    pieces: Sequence[Any]  # per entry, a [bytes] uint8 array in process, bytes from another process
     checksum: int
 
 
@@ -41,7 +41,7 @@ def update_info(bucket: WeightBucket, *, in_process: bool) -> dict[str, Any]:
     return {
         "index": bucket.index,
         "entries": [list(entry) for entry in bucket.entries],
-        "buffer": bucket.buffer if in_process else bucket.buffer.tobytes(),
+        "pieces": list(bucket.pieces) if in_process else [piece.tobytes() for piece in bucket.pieces],
         "checksum": bucket.checksum,
     }
 
@@ -73,7 +73,7 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         bucket = WeightBucket(
             index=update_info.index,
             entries=tuple(_entry(fields) for fields in update_info.entries),
-            buffer=np.frombuffer(update_info.buffer, dtype=np.uint8),
+            pieces=tuple(np.frombuffer(piece, dtype=np.uint8) for piece in update_info.pieces),
             checksum=update_info.checksum,
         )
         bucket.check()
@@ -121,5 +121,5 @@ def retie_head(model: torch.nn.Module, *, tied: bool) -> None:
 
 
 def _entry(fields: Sequence[Any]) -> TensorEntry:
-    name, dtype, shape, offset, size = fields
-    return TensorEntry(name, dtype, tuple(shape), offset, size)
+    name, dtype, shape = fields
+    return TensorEntry(name, dtype, tuple(shape))

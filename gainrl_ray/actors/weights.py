@@ -1,63 +1,22 @@
-"""Published weights: packing tensors into buckets, and the store that owns the buckets in Ray's object store."""
+"""Published weights: the store that owns their buckets in Ray's object store, and the way into it."""
 
-import math
-import warnings
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import ray
-import torch
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from gainrl_ray.actors.buckets import StreamTotal, WeightBucket
 from gainrl_ray.errors import ResourceError, StaleAttemptError, WeightSyncError
 
 ANSWER_S = 30.0  # for a call that only looks something up
-ALIGNMENT = 64  # bytes: every tensor starts where any dtype may be viewed
 
-
-class TensorEntry(NamedTuple):
-    """Where a tensor lies in a bucket's buffer."""
-
-    name: str
-    dtype: str  # torch's name without the module: "bfloat16"
-    shape: tuple[int, ...]
-    offset: int  # bytes
-    size: int  # bytes
-
-
-class StreamTotal(NamedTuple):
-    """What a whole stream of buckets holds; its last bucket declares it."""
-
-    buckets: int
-    names: int
-    size: int  # bytes of tensors, without alignment
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightBucket:
-    """Some tensors of a model, as bytes one after the other."""
-
-    index: int  # place in the stream, from 0
-    entries: tuple[TensorEntry, ...]
-    buffer: np.ndarray  # [bytes] uint8
-    checksum: int  # crc32 of the buffer
-    total: StreamTotal | None = None  # set on the last bucket of a stream only
-
-    def check(self) -> None:
-        """Nothing; raises WeightSyncError when the buffer is not the one that was packed."""
-        found = zlib.crc32(self.buffer.data)
-        if found != self.checksum:
-            names = f"{self.entries[0].name} .. {self.entries[-1].name}"
-            raise WeightSyncError(
-                f"bucket {self.index} ({names}, {self.buffer.nbytes} bytes) arrived with checksum {found:#010x}, "
-                f"it was packed with {self.checksum:#010x}: the bytes changed on the way; publish the version again"
-            )
+_offered: dict[str, WeightBucket] = {}
+"""Buckets of this process that a store is to fetch, by ticket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,78 +44,6 @@ class Published:
     total: StreamTotal
 
 
-def pack(named: Iterable[tuple[str, torch.Tensor | None]], bucket_bytes: int) -> Iterator[WeightBucket]:
-    """Buckets of at most `bucket_bytes` that hold copies of all tensors, in order; a larger tensor goes alone.
-
-    Tensors that are None (ranks that do not hold them) are passed over, so every rank can drive the same gather.
-    The bytes of a tensor are copied before the next one is asked for: a gathered parameter may be freed then.
-    """
-    stream = _Stream(bucket_bytes)
-    full: WeightBucket | None = None
-    for name, tensor in named:
-        if tensor is None:
-            continue
-        if stream.has_no_room(tensor):
-            if full is not None:
-                yield full
-            full = stream.close_bucket()
-        stream.add(name, tensor)
-    if full is not None:
-        yield full
-    if stream.entries:
-        yield stream.close_bucket(last=True)
-
-
-def unpack(bucket: WeightBucket) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) of every entry; the tensors are views of the buffer and must not be written to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        flat = torch.from_numpy(bucket.buffer)
-    for entry in bucket.entries:
-        piece = flat[entry.offset : entry.offset + entry.size]
-        yield entry.name, piece.view(getattr(torch, entry.dtype)).view(entry.shape)
-
-
-class _Stream:
-    """The bucket being filled, and what went before it."""
-
-    def __init__(self, bucket_bytes: int) -> None:
-        self._bucket_bytes = bucket_bytes
-        self.entries: list[TensorEntry] = []
-        self._buffer = np.empty(0, dtype=np.uint8)
-        self._index = self._names = self._size = 0
-
-    def has_no_room(self, tensor: torch.Tensor) -> bool:
-        return bool(self.entries) and self._used() + tensor.numel() * tensor.element_size() > self._buffer.nbytes
-
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        if not self.entries:
-            self._buffer = np.empty(max(self._bucket_bytes, _aligned(flat.nbytes)), dtype=np.uint8)
-        offset = self._used()
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        self.entries.append(TensorEntry(name, dtype, tuple(tensor.shape), offset, flat.nbytes))
-        self._buffer[offset : offset + flat.nbytes] = flat
-        self._buffer[offset + flat.nbytes : self._used()] = 0
-
-    def close_bucket(self, *, last: bool = False) -> WeightBucket:
-        index, entries = self._index, tuple(self.entries)
-        self._index += 1
-        self._names += len(entries)
-        self._size += sum(entry.size for entry in entries)
-        total = StreamTotal(buckets=self._index, names=self._names, size=self._size) if last else None
-        buffer = self._buffer[: self._used()]
-        self.entries = []
-        return WeightBucket(index=index, entries=entries, buffer=buffer, checksum=zlib.crc32(buffer.data), total=total)
-
-    def _used(self) -> int:
-        return _aligned(self.entries[-1].offset + self.entries[-1].size) if self.entries else 0
-
-
-def _aligned(size: int) -> int:
-    return math.ceil(size / ALIGNMENT) * ALIGNMENT
-
-
 @dataclass(slots=True)
 class _Version:
     """A version under way or committed."""
@@ -173,8 +60,8 @@ class _Version:
 class WeightStore:
     """Owns the buckets of the newest versions, so that they outlive the learners that sent them.
 
-    The class behind `WeightStoreActor`. A learner calls `begin`, `put` for each bucket, `commit`; engines read
-    `published`. At most `keep` versions are held: beginning one more frees the oldest.
+    The class behind `WeightStoreActor`. A learner calls `begin`, `fetch` or `put` for each bucket, `commit`; engines
+    read `published` and check what they read. At most `keep` versions are held: beginning one more frees the oldest.
     """
 
     def __init__(self, keep: int = 2) -> None:
@@ -203,11 +90,29 @@ class WeightStore:
         self._versions[version] = _Version(attempt)
 
     def put(self, version: int, bucket: WeightBucket) -> None:
-        """Take a bucket into the object store, owned by this process.
+        """Take a bucket that came with the call into the object store, owned by this process.
 
         Raises:
-            WeightSyncError: the version is not open, or the bucket is damaged or not the next one.
+            WeightSyncError: the version is not open, or the bucket is not the next one.
         """
+        self._add(version, bucket, None)
+
+    def fetch(self, version: int, sender: ActorHandle, ticket: str, deadline_s: float) -> None:
+        """Take the bucket that the process of `sender` offers under `ticket`, owned by this process.
+
+        The sender's process writes its answer from where the weights lie into the object store: they are copied
+        once, and belong to whoever called. Raises as `put`, and when the sender does not answer in time.
+        """
+        answer = sender.__ray_call__.remote(hand_over, ticket)
+        try:
+            bucket: Any = ray.get(answer, timeout=deadline_s)
+        except GetTimeoutError as error:
+            raise WeightSyncError(
+                f"version {version}: the learner did not hand a bucket over within {deadline_s:.0f} s"
+            ) from error
+        self._add(version, bucket, answer)
+
+    def _add(self, version: int, bucket: WeightBucket, stored: ObjectRef | None) -> None:
         held = self._versions.get(version)
         if held is None or held.committed:
             raise WeightSyncError(f"version {version} is not open: call begin first; {self._holdings()}")
@@ -216,10 +121,9 @@ class WeightStore:
                 f"bucket {bucket.index} of version {version} came where {len(held.buckets)} was due"
                 + ("; the stream had ended" if held.total else "")
             )
-        bucket.check()
-        held.buckets.append(ray.put(bucket))
+        held.buckets.append(ray.put(bucket) if stored is None else stored)
         held.names.extend(entry.name for entry in bucket.entries)
-        held.size += sum(entry.size for entry in bucket.entries)
+        held.size += bucket.size
         held.total = bucket.total
 
     def commit(self, version: int, probe: Probe | None = None) -> None:
@@ -261,6 +165,25 @@ class WeightStore:
     def _holdings(self) -> str:
         committed = sorted(number for number, held in self._versions.items() if held.committed)
         return f"it holds {committed} of attempt {self._attempt} and keeps {self._keep}"
+
+
+def offer(ticket: str, bucket: WeightBucket) -> None:
+    """Keep a bucket for the store that will `fetch` it from this process."""
+    _offered[ticket] = bucket
+
+
+def withdraw(tickets: Iterable[str]) -> None:
+    """Forget those of the offers that were not fetched."""
+    for ticket in tickets:
+        _offered.pop(ticket, None)
+
+
+def hand_over(_actor: Any, ticket: str) -> WeightBucket:
+    """The offered bucket. Raises WeightSyncError when there is none of this ticket any more."""
+    try:
+        return _offered.pop(ticket)
+    except KeyError:
+        raise WeightSyncError(f"bucket {ticket} is not offered any more: its publication has failed") from None
 
 
 WeightStoreActor: Any = ray.remote(num_cpus=0)(WeightStore)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gainrl_ray.actors import zero_state
+from gainrl_ray.actors import turns, zero_state
 from gainrl_ray.actors.deepspeed_config import (
     deepspeed_config,
     learning_rate,
@@ -108,6 +108,14 @@ class PolicyEngine:
         Every rank must exhaust the iterator: ZeRO-3 gathers from all of them, bucket by bucket.
         """
         return zero_state.gathered_weights(self._policy.language_model, rank=self._rank)
+
+    def rest(self) -> None:
+        """Leave the device to others until `resume`; weights can be read, saved and exported meanwhile."""
+        turns.rest(self._engine, self._reference)
+
+    def resume(self) -> None:
+        """Take the device again, before an update or a probe."""
+        turns.resume(self._engine, self._reference)
 
     def save(self, folder: str | Path) -> None:
         """Write this rank's shards of weights and optimizer into `folder` (one folder for all, or each its own,

@@ -28,17 +28,17 @@ _MANIFEST = "engine.json"
 def gathered_weights(model: Any, *, rank: int) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face name, full tensor on the CPU) of every weight, tied ones once; nothing on ranks other than 0.
 
-    All ranks must exhaust it together, since under ZeRO-3 each bucket is gathered from all of them. Tensors are
-    copies in the model's dtype. Names are those of checkpoint files: what transformers merges or renames on loading
-    (experts, for example) is taken apart again.
+    All ranks must exhaust it together, since under ZeRO-3 each bucket is gathered from all of them. Tensors have the
+    model's dtype; those that lie whole in this process's memory are shared with the model, not copied. Names are
+    those of checkpoint files: what transformers merges or renames on loading (experts, for example) is taken apart
+    again.
     """
     from deepspeed import zero
 
     for bucket in _buckets(model):
         with zero.GatheredParameters([tensor for _, tensor in bucket]):
-            # Copied within the context: after it a gathered parameter is empty again.
-            copies = [(name, tensor.detach().cpu().clone()) for name, tensor in bucket] if rank == 0 else []
-        for name, tensor in copies:
+            held = [(name, _on_host(tensor)) for name, tensor in bucket] if rank == 0 else []
+        for name, tensor in held:
             yield from named_as_on_disk(model, name, tensor)
 
 
@@ -133,6 +133,12 @@ def _buckets(model: Any) -> Iterator[list[tuple[str, Tensor]]]:
         size += weight_bytes
     if bucket:
         yield bucket
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """The weight in host memory; copied when it was only gathered for the moment, and is empty again after it."""
+    host = tensor.detach().cpu()
+    return host.clone() if hasattr(tensor, "ds_id") and host.data_ptr() == tensor.data_ptr() else host
 
 
 def _write_shards(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from gainrl_ray.actors.buckets import WeightBucket, pack
 from gainrl_ray.actors.vllm_setup import environment
-from gainrl_ray.actors.weights import Probe, WeightBucket, pack
+from gainrl_ray.actors.weights import Probe
 from gainrl_ray.config import ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest, Sampling
@@ -58,6 +59,9 @@ class Host:
 
     def generate(self, requests: list[SampleRequest], version: int) -> dict[str, Completion]:
         return dict(self.engine.generate(requests, version))
+
+    def sleep(self) -> None:
+        self.engine.sleep()
 
     def state(self) -> tuple[str, int | None, int]:
         return str(self.engine.state), self.engine.version, self.engine.unfinished
@@ -279,6 +283,23 @@ def test_only_the_confirmed_version_is_served(tied: Client) -> None:
         tied.call("sync_while_busy", requests(8), tied.version, tied.buckets())
     assert tied.call("submit_step_abort", requests(8), tied.version) == 8
     assert tied.call("state") == ("serving", tied.version, 0)
+
+
+def test_an_engine_that_slept_is_as_good_as_new(tied: Client) -> None:
+    tokens = token_ids(30)
+    tied.publish()
+    asked = requests(8)
+    before = tied.call("generate", asked, tied.version)
+    for _ in range(2):
+        tied.call("sleep")
+    assert tied.call("state") == ("asleep", None, 0)
+    with pytest.raises(EngineError, match="of an engine that is asleep"):
+        tied.call("generate", asked, tied.version)
+    damaged = [replace(bucket, checksum=bucket.checksum ^ 1) for bucket in tied.buckets()]
+    with pytest.raises(WeightSyncError, match="checksum"):
+        tied.call("sync", 690, damaged, None)
+    tied.publish(tied.probe(tokens))
+    assert tied.call("generate", asked, tied.version) == before
 
 
 def test_damaged_or_missing_weights_are_refused(tied: Client) -> None:

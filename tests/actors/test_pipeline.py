@@ -1,6 +1,7 @@
 """The restart protocol of the pipeline, against an in-memory generator: no engine, no Ray."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,6 +115,39 @@ class MemoryGenerator:
         return ((wrong, wrong), (wrong, right), (right, right))[(row + version) % 3]
 
 
+class TurnTaker(MemoryGenerator):
+    """A generator whose engines are on the learner's device; notes who holds it, and when both do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awake = False
+        self.learner_holds = True
+        self.clashes: list[str] = []
+
+    def _use(self, what: str) -> None:
+        self.awake = True
+        if self.learner_holds:
+            self.clashes.append(what)
+
+    def start(self) -> None:
+        self._use("start")
+
+    def sync(self, version: int) -> None:
+        self._use(f"sync {version}")
+        super().sync(version)
+
+    def evaluate(self, table: MemoryTable, version: int) -> dict[str, float]:
+        self._use(f"evaluation {version}")
+        return super().evaluate(table, version)
+
+    def groups(self, window, table, version, cancelled):
+        self._use(f"step {window.step}")
+        return super().groups(window, table, version, cancelled)
+
+    def sleep(self) -> None:
+        self.awake = False
+
+
 def report(rank: int = 0, **changes: float | None) -> UpdateReport:
     values = dict.fromkeys(
         ["loss", "kl", "clip_fraction", "entropy", "importance_mean", "mismatch_kl", "grad_norm", "learning_rate"], 0.1
@@ -140,8 +174,10 @@ def settings(staleness: int, workers: int = 1, **learner: float) -> Config:
 def start(tmp_path: Path) -> Iterator[Callable[..., tuple[RolloutPipeline, MemoryGenerator]]]:
     opened: list[RolloutPipeline] = []
 
-    def build(config: Config, run: str = "run") -> tuple[RolloutPipeline, MemoryGenerator]:
-        generator = MemoryGenerator()
+    def build(
+        config: Config, run: str = "run", kind: type[MemoryGenerator] = MemoryGenerator
+    ) -> tuple[RolloutPipeline, MemoryGenerator]:
+        generator = kind()
         parts = Parts(
             config=config,
             curriculum=Curriculum(config.curriculum, np.arange(PROBLEMS), [f"p{i}" for i in range(PROBLEMS)], seed=3),
@@ -324,3 +360,52 @@ def test_skipped_updates_in_a_row_stop_the_run(start) -> None:
                 pipeline.complete(step, 0, report(skipped_updates=skipped), state.attempt, WAIT_S)
         else:
             pipeline.complete(step, 0, report(skipped_updates=skipped), state.attempt, WAIT_S)
+
+
+def drive_in_turns(pipeline: RolloutPipeline, generator: TurnTaker, state: RunState | None, until: int) -> RunState:
+    """Play a gang that shares its device with the engines, from its start."""
+    pipeline.make_room()
+    assert not generator.awake
+    generator.learner_holds = True  # the model is loaded
+    state = pipeline.reset(state)
+    generator.learner_holds = False
+    pipeline.publish(state.step, state.attempt)
+    while state.step < until:
+        pipeline.take(state.step, 0, state.attempt, WAIT_S)
+        assert not generator.awake
+        generator.learner_holds = True
+        time.sleep(0.01)  # training: whoever does not wait for its turn is seen
+        generator.learner_holds = False
+        pipeline.publish(state.step + 1, state.attempt)
+        state = pipeline.complete(state.step, 0, report(), state.attempt, WAIT_S)
+    return state
+
+
+def test_engines_on_the_learners_device_work_while_it_rests(start, tmp_path: Path) -> None:
+    plain, _ = start(settings(0), "plain")
+    drive(plain, None, STEPS)
+    config = settings(0)
+    config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"colocated": True})})
+    pipeline, generator = start(config, "turns", TurnTaker)
+    drive_in_turns(pipeline, generator, None, STEPS)
+    assert generator.clashes == []
+    assert generator.asked == [(step, step) for step in range(STEPS)]
+    assert history(tmp_path, "turns") == history(tmp_path, "plain")
+
+
+def test_a_new_gang_finds_the_device_free_whatever_the_engines_were_doing(start, tmp_path: Path) -> None:
+    config = settings(0)
+    config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"colocated": True})})
+    pipeline, generator = start(config, "killed", TurnTaker)
+    state = drive_in_turns(pipeline, generator, None, 2)
+    generator.block_at = 3
+    stale = drive_in_turns(pipeline, generator, state, 3)  # leaves the engines in the middle of step 3
+    generator.learner_holds = True  # killed; its successor loads the model as soon as it may
+    pipeline.make_room()
+    assert not generator.awake
+    with pytest.raises(StaleAttemptError):
+        pipeline.take(3, 0, stale.attempt, WAIT_S)
+    generator.block_at, generator.clashes = None, []
+    drive_in_turns(pipeline, generator, state, STEPS)
+    assert generator.clashes == []
+    assert [entry[0] for entry in history(tmp_path, "killed")] == list(range(STEPS))

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from gainrl_ray.actors.buckets import pack
 from gainrl_ray.actors.pool import RolloutPool
-from gainrl_ray.actors.weights import Probe, WeightStoreActor, pack
+from gainrl_ray.actors.weights import Probe, WeightStoreActor
 from gainrl_ray.config import Config, ModelConfig
 from gainrl_ray.errors import EngineError, ResourceError
 from gainrl_ray.types import Completion, SampleRequest, Sampling

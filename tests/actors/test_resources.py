@@ -25,3 +25,40 @@ def test_a_growing_cluster_is_waited_for() -> None:
 
 def test_zero_amounts_are_not_in_a_bundle() -> None:
     assert Share(part="engine", count=1, cpus=0.5, gpus=0.0).bundle == {"CPU": 0.5}
+
+
+def shared(**changes: dict) -> dict:
+    tree = {
+        "rollout": {"colocated": True, "gpus_per_engine": 1, "engines": 2},
+        "learner": {"gpus_per_worker": 1, "workers": 2, "zero_stage": 2},
+    }
+    return {name: {**section, **changes.get(name, {})} for name, section in tree.items()}
+
+
+def test_a_shared_gpu_is_counted_once() -> None:
+    shares = budget(Config.model_validate(shared()))
+    assert shortage(shares, {"CPU": 4.0, "GPU": 2.0}) is None
+    assert shortage(shares, {"CPU": 4.0, "GPU": 1.0}) is not None
+    learner, engine = (share.gpus for share in shares)
+    assert learner + engine == 1.0
+    assert 2 * learner > 1.0, "no two ranks on one GPU"
+    few = budget(Config.model_validate(shared(rollout={"engines": 1}, learner={"workers": 1})))
+    assert shortage(few, {"CPU": 4.0, "GPU": 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout": {"max_staleness": 1}}, "needs rollout.max_staleness 0, received 1"),
+        ({"rollout": {"engines": 3}}, "at most learner.workers .* received 1, 1, 3 with 2"),
+        ({"rollout": {"tensor_parallel_size": 2}}, "tensor_parallel_size 1"),
+        ({"rollout": {"gpus_per_engine": 0}}, "received 1, 0"),
+        ({"learner": {"zero_stage": 0}}, "zero_stage 1 or 2.* received 0"),
+        ({"learner": {"zero_stage": 3, "offload_optimizer": "cpu"}}, "received 3: DeepSpeed moves no other"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config.model_validate(shared(**changes))
+    stage3 = {"learner": {"zero_stage": 3, "offload_optimizer": "cpu", "offload_params": "cpu"}}
+    Config.model_validate(shared(**stage3))

@@ -108,6 +108,11 @@ def make_batches(config: Config, seed: int, ranks: int, tokens: int, step: int =
     )
 
 
+def weights_now(engine: PolicyEngine) -> dict[str, Any]:
+    """Copies of the weights, which stay as they are when the engine trains on."""
+    return {name: tensor.clone() for name, tensor in engine.named_weights()}
+
+
 class Rank:
     """The checks, as seen by one rank."""
 
@@ -124,12 +129,12 @@ class Rank:
     def first_update(self, config: Config, tokens: int | None = None) -> tuple[PolicyEngine, dict[str, Any]]:
         """An engine after one update, with that update's gradients and weights."""
         engine = self.engine(config)
-        seen: dict[str, Any] = {"start": dict(engine.named_weights()), "probe": engine.probe(PROBE)}
+        seen: dict[str, Any] = {"start": weights_now(engine), "probe": engine.probe(PROBE)}
         step = engine._apply
         engine._apply = lambda: seen.update(gradients=_gradients(engine)) or step()  # type: ignore[method-assign]
         seen["report"] = asdict(engine.update(self.batch(config, seed=1, tokens=tokens)))
         engine._apply = step  # type: ignore[method-assign]
-        seen["weights"] = dict(engine.named_weights())
+        seen["weights"] = weights_now(engine)
         return engine, seen
 
     def resume(self, config: Config, name: str) -> dict[str, Any]:
@@ -137,12 +142,12 @@ class Rank:
         engine, seen = self.first_update(config)
         engine.save(self.folder / name)
         seen["second"] = asdict(engine.update(self.batch(config, seed=2, step=1)))
-        seen["straight"] = dict(engine.named_weights())
+        seen["straight"] = weights_now(engine)
         continued = self.engine(config)
         continued.load(self.folder / name)
-        seen["loaded"] = dict(continued.named_weights())
+        seen["loaded"] = weights_now(continued)
         seen["second_resumed"] = asdict(continued.update(self.batch(config, seed=2, step=1)))
-        seen["resumed"] = dict(continued.named_weights())
+        seen["resumed"] = weights_now(continued)
         continued.export(self.folder / f"{name}_model")
         return seen
 
@@ -151,18 +156,18 @@ class Rank:
         engine, batch = self.engine(config), self.batch(config, seed=1)
         spoilt = batch if self.rank < self.ranks - 1 else replace(batch, updates=(_spoil(batch.updates[0]),))
         report = asdict(engine.update(spoilt))
-        after = dict(engine.named_weights())
+        after = weights_now(engine)
         second = asdict(engine.update(batch))
-        return {"report": report, "after": after, "second": second, "weights": dict(engine.named_weights())}
+        return {"report": report, "after": after, "second": second, "weights": weights_now(engine)}
 
     def several_updates(self, config: Config) -> dict[str, Any]:
         """A step of two updates against a reference policy, after a step of none."""
         engine = self.engine(config)
         batch = self.batch(config, seed=3)
         idle = asdict(engine.update(replace(batch, updates=())))
-        before = dict(engine.named_weights())
+        before = weights_now(engine)
         report = asdict(engine.update(batch))
-        return {"idle": idle, "before": before, "report": report, "weights": dict(engine.named_weights())}
+        return {"idle": idle, "before": before, "report": report, "weights": weights_now(engine)}
 
     def alone(self) -> dict[str, Any]:
         """The checks of a run with one rank, by name."""

@@ -1,0 +1,28 @@
+"""Taking turns on a device: what a learner moves to host memory while the engines generate, and back."""
+
+from typing import Any
+
+import torch
+
+
+def rest(engine: Any, reference: Any) -> None:
+    """Move all that the DeepSpeed engine and the reference policy hold on the device to host memory.
+
+    Weights can be read from there. On CPU the states pass through the same calls and stay where they are. Under ZeRO-3
+    parameters and optimizer live in host memory anyway (the settings ask for it), and nothing is moved.
+    """
+    on_gpu = torch.cuda.is_available()
+    if engine.zero_optimization_stage() < 3:
+        engine.offload_states(pin_memory=on_gpu)
+        if reference is not None:
+            reference.to("cpu")
+    if on_gpu:
+        torch.cuda.empty_cache()
+
+
+def resume(engine: Any, reference: Any) -> None:
+    """Move back what `rest` moved."""
+    if engine.zero_optimization_stage() < 3:
+        engine.reload_states()
+        if reference is not None:
+            reference.to(engine.device)
