@@ -1,4 +1,4 @@
-"""What parts cost, beside what a user would take instead: `python jobs/benchmark.py score|select [options]`."""
+"""What parts cost, beside what a user would take instead: `python jobs/benchmark.py score|scale|select [options]`."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="score|select")
+    commands = parser.add_subparsers(required=True, metavar="score|scale|select")
     score = commands.add_parser("score", help="prompts/s against the released GAIN-RL procedure")
     score.add_argument("--shape", default="0.5b", choices=["0.5b", "1.5b", "7b", "small"], help="of Qwen2.5")
     score.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
@@ -35,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--column", default="problem", help="column of the question")
     score.add_argument("--problems", type=int, default=24, help="prompts of a round")
     score.set_defaults(run=_score)
+    scale = commands.add_parser("scale", help="rows/s and memory of scoring by tenth of a large dataset")
+    scale.add_argument("--problems", type=int, default=10**6)
+    scale.set_defaults(run=_scale)
     select = commands.add_parser("select", help="ms of select and observe as the index grows")
     select.add_argument("--curriculum", default="gain", choices=["gain", "length", "uniform", "sequential"])
     select.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
@@ -42,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     select.set_defaults(run=_select)
     for command, rounds in ((score, 3), (select, 20)):
         command.add_argument("--rounds", type=int, default=rounds, help="repetitions, by turns")
+    for command in (score, scale, select):
         command.add_argument("--json", help="file for the figures")
     return parser
 
@@ -56,6 +60,16 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     rows = open_source(SourceConfig(path=options.data, question_column=options.column)).rows()
     questions = [row.values.get(options.column) for row in rows]
     return run(benchmark, [question for question in questions if isinstance(question, str)])
+
+
+def _scale(options: argparse.Namespace) -> dict[str, Any]:
+    import tempfile
+    from pathlib import Path
+
+    from gainrl_ray.benchmarks.scale import run
+
+    with tempfile.TemporaryDirectory(prefix="gainrl-scale-") as folder:
+        return run(Path(folder), options.problems)
 
 
 def _select(options: argparse.Namespace) -> dict[str, Any]:
