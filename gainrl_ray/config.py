@@ -192,6 +192,8 @@ class ScoringConfig(Node):
     """CPUs of a scorer actor; continuing an interrupted scoring takes 1.1 more, whatever the number of actors."""
     gpus_per_actor: NonNegativeFloat = 0.0
     """GPUs of a scorer actor."""
+    threads_per_actor: PositiveInt | None = None
+    """Threads of a scorer actor's forward pass; none = its node's CPUs, shared by as many scorers as may be there."""
     deadline_s: PositiveFloat = 14400.0
     """Longest wait for scoring, s."""
 
