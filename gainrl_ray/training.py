@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from gainrl_ray.actors.learner import MODEL_FOLDER
 from gainrl_ray.actors.resources import budget, preflight, scoring_share
 from gainrl_ray.actors.run import run_training
@@ -14,13 +12,14 @@ from gainrl_ray.cli import config_from_yaml, diff_configs, to_yaml
 from gainrl_ray.config import Config
 from gainrl_ray.console import table
 from gainrl_ray.curricula.registry import strategy_class
+from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problems import ProblemTable, prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.rewards.runner import RewardRunner
-from gainrl_ray.scoring import ensure_index
+from gainrl_ray.scoring import ensure_order
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
@@ -136,17 +135,15 @@ def _tables(config: Config, say: Say) -> Tables:
     return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
-def _order(config: Config, tables: Tables, say: Say) -> np.ndarray:
+def _order(config: Config, tables: Tables, say: Say) -> StoredOrder | range:
     """Dataset rows in the order that the strategy's signal gives."""
     signal_name = strategy_class(config.curriculum).signal
     if signal_name == "angle":
         preflight((scoring_share(config),), cluster_supply(), config.ray.autoscaling)
-        return ensure_index(config, tables.train, tables.prompts, say).order(config.scoring)
+        return ensure_order(config, tables.train, tables.prompts, say)
     if signal_name == "length":
-        tokens = tables.train.prompt_tokens
-        descending = getattr(config.curriculum, "descending", False)
-        return np.lexsort((np.asarray(tables.train.ids), -tokens if descending else tokens))
-    return np.arange(len(tables.train))
+        return tables.train.length_order(descending=getattr(config.curriculum, "descending", False))
+    return range(len(tables.train))
 
 
 def summary(run: RunSummary) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
@@ -23,6 +22,7 @@ from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
 from gainrl_ray.actors.weights import is_alive, place_store
 from gainrl_ray.config import Config
+from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import GainrlError
 from gainrl_ray.run_record import RunRecord
@@ -83,13 +83,13 @@ def run_training(
     *,
     train: ProblemTable,
     heldout: ProblemTable,
-    order: np.ndarray,
+    order: StoredOrder | range,
     pad_id: int,
     say: Say,
 ) -> bool:
     """Run the learners to their end; True when the run was asked to stop before its last step.
 
-    `order[rank]` is a row of `train`. Progress goes to `say`, line by line.
+    `order` is over the rows of `train`. Progress goes to `say`, line by line.
 
     Raises:
         GainrlError: what ended the run.
