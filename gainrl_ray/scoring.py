@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gainrl_ray.actors.resources import preflight, scoring_share
-from gainrl_ray.actors.scorer import PARTS, ScoringPlan, score_problems
+from gainrl_ray.actors.resources import Share, preflight, scoring_share
+from gainrl_ray.actors.scorer import PARTS, ScoringPlan, score_problems, side_share
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.algo.angles import spearman, without_diagonal
 from gainrl_ray.config import Config
 from gainrl_ray.console import table as console_table
+from gainrl_ray.data.orders import StoredOrder, keep_order
 from gainrl_ray.data.problems import ProblemTable, RowReport, prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.data.scored_index import MANIFEST_FILE, Fingerprint, ScoredIndex
+from gainrl_ray.data.scored_index import MANIFEST_FILE, Fingerprint, Manifest, ScoredIndex
 from gainrl_ray.errors import DataError
 from gainrl_ray.model.loading import check_model, model_digest
 from gainrl_ray.model.prefill import SIGNAL_VERSION
@@ -64,20 +65,39 @@ def score(config: Config, say: Say = print, watch: Watch = lambda *_: None) -> S
         on_progress=partial(progress.tell, PREPARED),
     )
     say(preflight((scoring_share(config),), cluster_supply(), config.ray.autoscaling))
-    return _find_or_make(config, table, prompts, progress)
+    return _find_or_make(config, table, fingerprint(config, table, prompts), progress)
 
 
-def ensure_index(config: Config, table: ProblemTable, prompts: PromptBuilder, say: Say = print) -> ScoredIndex:
-    """The scored index of `table` under `config.model`; scored now when `<storage>/indexes` does not hold it.
+def scoring_shares(config: Config, wanted: Fingerprint) -> tuple[Share, ...]:
+    """What the scoring of an index that is not there yet will ask the cluster for; nothing when it is there."""
+    folder = _folder(config, wanted)
+    if folder.exists(MANIFEST_FILE):
+        return ()
+    return scoring_share(config), side_share(folder.child(_WORK))
 
-    Ray must be connected when it is to be scored. Blocks that an interrupted call finished are not scored again.
+
+def ensure_order(config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print) -> StoredOrder:
+    """The rows of `table`, the first to be trained first; scored now when `<storage>/indexes` does not hold them.
+
+    `wanted`: as `fingerprint` gives it.
+
+    Ray must be connected when they are to be scored. Blocks that an interrupted call finished are not scored again.
+    An order that was made before is taken as it is, without reading the scores.
 
     Raises:
         IndexMismatchError: the index that is there was made from other inputs; says which differ.
         DeadlineError: scoring took longer than `scoring.deadline_s`.
         DataError: scores that are not finite, with their problem ids.
     """
-    return _find_or_make(config, table, prompts, _Progress(say)).index
+    folder, name = _folder(config, wanted), ScoredIndex.order_name(config.scoring)
+    if not (folder.exists(MANIFEST_FILE) and folder.exists(name)):
+        index = _find_or_make(config, table, wanted, _Progress(say)).index
+        return keep_order(folder, name, len(table), lambda: index.order(config.scoring))
+    manifest = Manifest.read(folder)
+    manifest.check(wanted, len(table))
+    correlation = f"Spearman with prompt tokens: {manifest.length_correlation:+.3f}"
+    say(f"order of {len(table):,} problems found; {correlation}; {folder.child(name).uri}")
+    return keep_order(folder, name, len(table), lambda: ScoredIndex.load(folder).order(config.scoring))
 
 
 def fingerprint(config: Config, table: ProblemTable, prompts: PromptBuilder) -> Fingerprint:
@@ -125,14 +145,17 @@ class _Progress:
             self._said = rows, now
 
 
-def _find_or_make(config: Config, table: ProblemTable, prompts: PromptBuilder, progress: _Progress) -> ScoringReport:
-    wanted = fingerprint(config, table, prompts)
-    folder = Storage(config.run.storage).child(INDEXES, wanted.digest)
+def _folder(config: Config, wanted: Fingerprint) -> Storage:
+    return Storage(config.run.storage).child(INDEXES, wanted.digest)
+
+
+def _find_or_make(config: Config, table: ProblemTable, wanted: Fingerprint, progress: _Progress) -> ScoringReport:
+    folder = _folder(config, wanted)
     started, scored = time.monotonic(), 0
     if not folder.exists(MANIFEST_FILE):
         scored = _make(config, table, wanted, folder, progress)
     index = ScoredIndex.load(folder)
-    index.check(wanted, len(table))
+    index.manifest.check(wanted, len(table))
     seconds = time.monotonic() - started
     how = f"{scored:,} scored in {seconds:.1f} s ({scored / seconds:,.0f} prompts/s)" if scored else "found"
     progress.say(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
@@ -118,6 +119,32 @@ class Storage:
             if self.is_local:
                 return pq.ParquetFile(self._at(name), memory_map=True)
             return pq.ParquetFile(self._at(name), filesystem=self.filesystem)
+
+    def map_table(self, name: str) -> pa.Table:
+        """An Arrow IPC file, memory-mapped: only what is used of it is read. Of a remote one, a local copy is."""
+        with self._naming(name), self._local(name) as path:
+            return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+    def map_array(self, name: str) -> np.ndarray:
+        """The array of an .npy file, memory-mapped and read-only. Of a remote one, a local copy is."""
+        with self._naming(name), self._local(name) as path:
+            try:
+                return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            except (ValueError, EOFError) as error:
+                raise OSError(str(error)) from error
+
+    @contextmanager
+    def _local(self, name: str) -> Iterator[Path]:
+        """The path of a local file, or of a copy whose name goes with the block; mappings of it stay valid."""
+        if self.is_local:
+            yield Path(self._at(name))
+            return
+        with tempfile.TemporaryDirectory(prefix="gainrl-", ignore_cleanup_errors=True) as folder:
+            copy, local = Path(folder) / PurePosixPath(name).name, pyarrow.fs.LocalFileSystem()
+            pyarrow.fs.copy_files(
+                self._at(name), str(copy), source_filesystem=self.filesystem, destination_filesystem=local
+            )
+            yield copy
 
     @contextmanager
     def create(self, name: str) -> Iterator[Path]:

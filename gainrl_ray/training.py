@@ -4,24 +4,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from gainrl_ray.actors.learner import MODEL_FOLDER
-from gainrl_ray.actors.resources import budget, preflight, scoring_share
+from gainrl_ray.actors.resources import budget, preflight, shortage
 from gainrl_ray.actors.run import TrainingRun
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.cli import config_from_yaml, diff_configs, to_yaml
 from gainrl_ray.config import Config
 from gainrl_ray.console import table
 from gainrl_ray.curricula.registry import strategy_class
+from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problems import ProblemTable, prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
+from gainrl_ray.data.scored_index import Fingerprint
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.model.lora import check_peft
 from gainrl_ray.rewards.runner import RewardRunner
-from gainrl_ray.scoring import ensure_index
+from gainrl_ray.scoring import ensure_order, fingerprint, scoring_shares
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
@@ -60,14 +60,9 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     RewardRunner(config.reward).close()  # a function that cannot be imported is refused before anything starts
     storage = open_run(config, run_name)
     tables = _tables(config, say)
-    order = _order(config, tables, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
     storage.write_text(CONFIG_FILE, to_yaml(config))
-    run = TrainingRun(config, run_name, train=tables.train, heldout=tables.heldout, pad_id=tables.pad_id)
-    try:
-        stopped = run.train(order, say)
-    finally:
-        run.close()
+    stopped = _run(config, run_name, tables, say)
     return RunSummary(
         name=run_name,
         folder=storage.uri,
@@ -134,17 +129,35 @@ def _tables(config: Config, say: Say) -> Tables:
     return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
-def _order(config: Config, tables: Tables, say: Say) -> np.ndarray:
+def _run(config: Config, run_name: str, tables: Tables, say: Say) -> bool:
+    """Find or make the order and train; the actors start beside the scoring where both fit on the cluster."""
+    wanted = _wanted_index(config, tables)
+    scoring = scoring_shares(config, wanted) if wanted else ()
+    if scoring:
+        preflight(scoring, cluster_supply(), config.ray.autoscaling)
+    beside = shortage((*budget(config), *scoring), cluster_supply()) is None
+    order = None if beside else _order(config, tables, wanted, say)
+    run = TrainingRun(config, run_name, train=tables.train, heldout=tables.heldout, pad_id=tables.pad_id)
+    try:
+        return run.train(order or _order(config, tables, wanted, say), say)
+    finally:
+        run.close()
+
+
+def _wanted_index(config: Config, tables: Tables) -> Fingerprint | None:
+    """What the scored index is to be made from; None when the curriculum needs no scores."""
+    if strategy_class(config.curriculum).signal != "angle":
+        return None
+    return fingerprint(config, tables.train, tables.prompts)
+
+
+def _order(config: Config, tables: Tables, wanted: Fingerprint | None, say: Say) -> StoredOrder | range:
     """Dataset rows in the order that the strategy's signal gives."""
-    signal_name = strategy_class(config.curriculum).signal
-    if signal_name == "angle":
-        preflight((scoring_share(config),), cluster_supply(), config.ray.autoscaling)
-        return ensure_index(config, tables.train, tables.prompts, say).order(config.scoring)
-    if signal_name == "length":
-        tokens = tables.train.prompt_tokens
-        descending = getattr(config.curriculum, "descending", False)
-        return np.lexsort((np.asarray(tables.train.ids), -tokens if descending else tokens))
-    return np.arange(len(tables.train))
+    if wanted is not None:
+        return ensure_order(config, tables.train, wanted, say)
+    if strategy_class(config.curriculum).signal == "length":
+        return tables.train.length_order(descending=getattr(config.curriculum, "descending", False))
+    return range(len(tables.train))
 
 
 def summary(run: RunSummary) -> str:

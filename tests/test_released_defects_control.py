@@ -16,8 +16,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from gainrl_ray.algo.advantages import group_advantages
-from gainrl_ray.config import Config, CurriculumConfig, GainConfig, OptimizerConfig, SourceConfig, UniformConfig
-from gainrl_ray.curricula.gain import GainStrategy, draw_window
+from gainrl_ray.algo.windows import draw_window
+from gainrl_ray.config import Config, CurriculumConfig, GainConfig, OptimizerConfig, SourceConfig
+from gainrl_ray.curricula.gain import GainStrategy
 from gainrl_ray.curricula.registry import build_strategy
 from gainrl_ray.errors import DataError, IndexMismatchError
 from gainrl_ray.types import Grade, GradedGroup, Outcome, Problem, Prompt, RolloutGroup, SlotOutcome, Span, StepOutcome
@@ -48,6 +49,7 @@ def _group(grades: list[Grade]) -> GradedGroup:
 def test_09_an_order_is_checked_against_the_data_it_is_used_on() -> None:
     from dataclasses import replace
 
+    from gainrl_ray.data.orders import check_order
     from gainrl_ray.data.scored_index import Fingerprint, ScoredIndex
 
     fingerprint = Fingerprint(
@@ -62,14 +64,14 @@ def test_09_an_order_is_checked_against_the_data_it_is_used_on() -> None:
         question_tokens=np.full(3, 5),
         fingerprint=fingerprint,
     )
-    index.check(fingerprint, 3)
+    index.manifest.check(fingerprint, 3)
     with pytest.raises(IndexMismatchError, match="4"):
-        index.check(fingerprint, 4)
+        index.manifest.check(fingerprint, 4)
     with pytest.raises(IndexMismatchError, match="dataset"):
-        index.check(replace(fingerprint, dataset_digest="e"), 3)
+        index.manifest.check(replace(fingerprint, dataset_digest="e"), 3)
     for order in ([0, 1, 7474], [0, 0, 1]):
         with pytest.raises(DataError):
-            build_strategy(UniformConfig(), order=np.array(order), seed=0)
+            check_order(np.array(order), 3, "an order")
 
 
 def test_10_one_place_writes_prompts() -> None:

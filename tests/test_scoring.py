@@ -9,11 +9,11 @@ import pytest
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.data.scored_index import MANIFEST_FILE
+from gainrl_ray.data.scored_index import MANIFEST_FILE, ScoredIndex
 from gainrl_ray.errors import DataError, IndexMismatchError
 from gainrl_ray.model.loading import load_model, load_tokenizer
 from gainrl_ray.model.prefill import prefill_angles
-from gainrl_ray.scoring import ensure_index, fingerprint, score, summary
+from gainrl_ray.scoring import ensure_order, fingerprint, score, summary
 from gainrl_ray.storage import Storage
 
 COUNT = 60
@@ -67,12 +67,38 @@ def test_the_parts_are_gone_and_the_summary_says_where_the_index_is(report):
     assert report.folder in text
 
 
-def test_a_second_call_finds_it(report, config, table, prompts):
+def test_a_run_takes_the_order_of_the_index(report, config, table, prompts):
     said = []
-    index = ensure_index(config, table, prompts, said.append)
-    np.testing.assert_array_equal(index.score, report.index.score)
+    order = ensure_order(config, table, fingerprint(config, table, prompts), said.append)
+    assert order.open().tolist() == report.index.order(config.scoring).tolist()
     assert len(said) == 1
     assert f"index of {COUNT} problems found; Spearman with prompt tokens" in said[0]
+    assert Storage(report.folder).list() == ["manifest.json", "order-descending.npy", "scores.parquet"]
+
+
+def test_a_second_run_does_not_read_the_scores(report, config, table, prompts, monkeypatch):
+    first = ensure_order(config, table, fingerprint(config, table, prompts)).open().tolist()
+    monkeypatch.setattr(ScoredIndex, "load", None)
+    said = []
+    assert ensure_order(config, table, fingerprint(config, table, prompts), said.append).open().tolist() == first
+    correlation = f"Spearman with prompt tokens: {report.index.length_correlation:+.3f}"
+    assert said == [f"order of {COUNT} problems found; {correlation}; {report.folder}/order-descending.npy"]
+
+
+def test_orders_of_other_settings_are_other_files(report, config, table, prompts):
+    tree = config.model_dump(mode="json")
+    tree["scoring"] |= {"diagonal": False, "residual": True, "descending": False}
+    changed = Config.model_validate(tree)
+    order = ensure_order(changed, table, fingerprint(changed, table, prompts))
+    assert order.name == "order-ascending-without-diagonal-residual.npy"
+    assert order.open().tolist() == report.index.order(changed.scoring).tolist()
+
+
+def test_new_scores_have_new_orders(report, config, table, prompts, tmp_path):
+    folder = Storage(str(tmp_path))
+    folder.write_text("order-descending.npy", "of earlier scores")
+    report.index.save(folder)
+    assert folder.list() == ["manifest.json", "scores.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +146,7 @@ def other_model(config, folder):
 )
 def test_an_index_of_other_inputs_is_refused(key, value, error, message, report, config, table, prompts):
     folder = Storage(report.folder)
+    kept = ensure_order(config, table, fingerprint(config, table, prompts))
     original = folder.read_text(MANIFEST_FILE)
     manifest = json.loads(original)
     *sections, name = key.split(".")
@@ -129,8 +156,11 @@ def test_an_index_of_other_inputs_is_refused(key, value, error, message, report,
     inner[name] = value
     folder.write_text(MANIFEST_FILE, json.dumps(manifest))
     try:
+        with pytest.raises(IndexMismatchError, match="'here'"):
+            ensure_order(config, table, fingerprint(config, table, prompts))
+        folder.delete(kept.name)
         with pytest.raises(error, match=f"(?s){message}"):
-            ensure_index(config, table, prompts)
+            ensure_order(config, table, fingerprint(config, table, prompts))
     finally:
         folder.write_text(MANIFEST_FILE, original)
 
@@ -139,7 +169,7 @@ def test_lost_parts_are_noticed(config, table, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr("gainrl_ray.scoring.score_problems", lambda plan, _: lose_parts(plan))
     elsewhere = config.model_copy(update={"run": config.run.model_copy(update={"storage": str(tmp_path)})})
     with pytest.raises(DataError, match=rf"work holds scores of 0 problems, expected {COUNT}: delete that folder"):
-        ensure_index(elsewhere, table, prompts, logging.info)
+        ensure_order(elsewhere, table, fingerprint(elsewhere, table, prompts), logging.info)
 
 
 def lose_parts(plan):

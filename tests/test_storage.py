@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import pytest
@@ -41,6 +43,34 @@ def test_tables_are_written_and_read_by_column(storage: Storage) -> None:
     assert storage.read_table("t.parquet", ["text"]).to_pydict() == {"text": ["a", "ü"]}
     with storage.open_parquet("t.parquet") as file:
         assert file.metadata.num_rows == 2
+
+
+def test_arrays_and_arrow_files_are_mapped_and_outlive_their_copies(storage: Storage, tmp_path: Path) -> None:
+    with storage.create("a.npy") as path:
+        np.save(path, np.arange(1000, dtype=np.int32))
+    with (
+        storage.create("t.arrow") as path,
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_file(file, TABLE.schema) as to,
+    ):
+        to.write_table(TABLE)
+    pa_bytes = pa.total_allocated_bytes()
+    array, table = storage.map_array("a.npy"), storage.map_table("t.arrow")
+    assert pa.total_allocated_bytes() - pa_bytes < 4096
+    if storage.is_local:  # the mapping is of the file itself, which may go
+        storage.delete("a.npy")
+    assert array.tolist() == list(range(1000)) and table == TABLE
+    assert not array.flags.writeable and array.dtype == np.int32 and not array.flags.owndata
+    assert not [path for path in Path(tempfile.gettempdir()).glob("gainrl-*") if (path / "t.arrow").exists()]
+
+
+@pytest.mark.parametrize("name", ["no.npy", "broken.npy", "empty.npy", "no.arrow", "broken.arrow"])
+def test_files_that_cannot_be_mapped_are_named(storage: Storage, name: str) -> None:
+    storage.write_text("broken.npy", "no array, but long enough to look for one")
+    storage.write_text("broken.arrow", "no table, but long enough to look for one")
+    storage.write_text("empty.npy", "")
+    with pytest.raises(DataError, match=name.replace(".", r"\.") + " (does not exist|cannot be read)"):
+        storage.map_array(name) if name.endswith(".npy") else storage.map_table(name)
 
 
 def test_folders_list_and_delete(storage: Storage) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
 
 from gainrl_ray.config import CurriculumConfig
+from gainrl_ray.curricula.base import Order
 from gainrl_ray.curricula.ledger import Ledger, LedgerEntry, SlotStatus
 from gainrl_ray.curricula.registry import build_strategy
+from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.errors import StaleAttemptError
 from gainrl_ray.types import StepOutcome, Window
 
@@ -29,7 +30,7 @@ class Curriculum:
     `observe` are idempotent within an attempt: a step selected or observed before is answered as it was then.
     """
 
-    def __init__(self, config: CurriculumConfig, order: np.ndarray, problem_ids: Sequence[str], seed: int) -> None:
+    def __init__(self, config: CurriculumConfig, order: Order, problem_ids: Sequence[str], seed: int) -> None:
         """`order[rank]` is a dataset row; `problem_ids[row]` its id."""
         self._build = lambda: build_strategy(config, order=order, seed=seed)
         self._strategy = self._build()
@@ -105,4 +106,13 @@ class Curriculum:
             raise StaleAttemptError(f"call of attempt {attempt}: attempt {self._attempt} is running")
 
 
-CurriculumActor: Any = ray.remote(num_cpus=0)(Curriculum)
+class _CurriculumProcess(Curriculum):
+    """The curriculum with its order mapped where it runs: nothing of the dataset's size is sent or held."""
+
+    def __init__(
+        self, config: CurriculumConfig, order: StoredOrder | range, problem_ids: Sequence[str], seed: int
+    ) -> None:
+        super().__init__(config, order if isinstance(order, range) else order.open(), problem_ids, seed)
+
+
+CurriculumActor: Any = ray.remote(num_cpus=0)(_CurriculumProcess)

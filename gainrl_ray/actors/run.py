@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
@@ -19,6 +18,7 @@ from gainrl_ray.actors.pipeline_actor import PipelineActor
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
 from gainrl_ray.config import Config
+from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import GainrlError
 
@@ -46,7 +46,7 @@ class TrainingRun:
         self._control = Remote(self._pipeline, "pipeline", config.rollout.start_deadline_s)
         self._fit = _Fit(build_trainer(config, run_name, train_loop, task).fit)
 
-    def train(self, order: np.ndarray, say: Say) -> bool:
+    def train(self, order: StoredOrder | range, say: Say) -> bool:
         """Run the learners to their end; True when the run was asked to stop before its last step.
 
         `order` is over the rows of the training problems. Progress goes to `say`, line by line.

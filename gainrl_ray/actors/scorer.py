@@ -23,6 +23,7 @@ from ray.actor import ActorHandle
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
+from gainrl_ray.actors.resources import Share, shortage
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
 from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
 from gainrl_ray.errors import DataError, DeadlineError, GainrlError, ResourceError
@@ -186,18 +187,27 @@ def _use_threads(count: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(count)
 
 
+def side_share(work: Storage) -> Share:
+    """What Ray Data asks for beside the scorers: reading, writing and, when `work` holds rows that an interrupted
+    scoring finished, leaving those out."""
+    resumed = bool(work.list(FINISHED))
+    cpus = _SIDE_CPUS + (_FILTER_CPUS if resumed else 0.0)
+    return Share(
+        part="reading, writing and leaving out what is scored" if resumed else "reading and writing",
+        count=1,
+        cpus=cpus,
+        gpus=0.0,
+    )
+
+
 def _check_supply(plan: ScoringPlan) -> None:
     """Nothing; raises ResourceError when the pipeline's parts could never run side by side."""
     scoring = plan.scoring
-    resumed = bool(plan.work.list(FINISHED))
-    need = scoring.min_actors * scoring.cpus_per_actor + _SIDE_CPUS + (_FILTER_CPUS if resumed else 0.0)
-    have = ray.cluster_resources().get("CPU", 0.0)
-    if need > have and not plan.autoscaling:
+    scorers = Share(part="scorer", count=scoring.min_actors, cpus=scoring.cpus_per_actor, gpus=scoring.gpus_per_actor)
+    short = shortage((scorers, side_share(plan.work)), ray.cluster_resources())
+    if short and not plan.autoscaling:
         raise ResourceError(
-            f"{'continuing a scoring' if resumed else 'scoring'} needs {need:g} CPUs ({scoring.min_actors} scorers x "
-            f"{scoring.cpus_per_actor:g}, {need - scoring.min_actors * scoring.cpus_per_actor:g} for reading, writing"
-            f"{' and leaving out what is scored' if resumed else ''}), the cluster has {have:g}: lower "
-            "scoring.cpus_per_actor or scoring.min_actors, or give Ray more CPUs"
+            f"scoring does not fit: {short}: lower scoring.cpus_per_actor or scoring.min_actors, or give Ray more CPUs"
         )
 
 

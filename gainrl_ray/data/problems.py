@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from gainrl_ray.config import SourceConfig
 from gainrl_ray.data.checks import BadRow, RowChecker
+from gainrl_ray.data.orders import StoredOrder, keep_order, sorted_places
+from gainrl_ray.data.problem_columns import ProblemIds, open_columns, write_columns
 from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
 from gainrl_ray.data.rows import RawRow, Source
 from gainrl_ray.data.sources import open_source
@@ -30,7 +32,7 @@ BAD_ROWS_FILE = "bad_rows.jsonl"
 REPORT_FILE = "report.json"
 DATASETS = "datasets"
 
-_FORMAT = 1  # of the three files; part of the key under which they are kept
+_FORMAT = 2  # of the four files; part of the key under which they are kept
 _CHUNK_ROWS = 1024  # rows checked, tokenised and written together: bounds memory
 _CACHED_GROUPS = 64  # row groups of _CHUNK_ROWS that a table keeps decoded: all of a dataset of 65,000 rows
 _SHOWN_ROWS = 5  # bad rows in an error
@@ -108,31 +110,8 @@ def prepare_problems(
     return table
 
 
-class ProblemIds(Sequence[str]):
-    """Problem ids by row, in Arrow memory; numpy sees an array of text."""
-
-    def __init__(self, column: pa.Array) -> None:
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._column)
-
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return [self[place] for place in range(*row.indices(len(self)))]
-        return self._column[int(row)].as_py()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self._column.to_pylist(), dtype=dtype or np.str_)
-
-    @property
-    def arrow(self) -> pa.Array:
-        """The ids as an Arrow array of strings."""
-        return self._column
-
-
 class ProblemTable:
-    """Checked problems, by row 0..N-1; holds ids and prompt lengths, reads the rest from disk. Crosses processes."""
+    """Checked problems, by row 0..N-1, read from disk as they are used. Crosses processes."""
 
     def __init__(self, folder: Storage, prompts: PromptBuilder, report: RowReport, digest: str) -> None:
         self._folder, self._prompts = folder, prompts
@@ -144,10 +123,8 @@ class ProblemTable:
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._lock = threading.Lock()
-        columns = self._file.read(columns=["problem_id", "prompt_tokens"])
-        self.ids = ProblemIds(_one_chunk(columns["problem_id"]))
-        self.prompt_tokens: np.ndarray = columns["prompt_tokens"].to_numpy()
-        """[N] int64, tokens of each prompt."""
+        self.ids = ProblemIds(folder)
+        """[N] text, memory-mapped."""
         if len(self.ids) != report.kept:
             raise DataError(f"{self.path} has {len(self.ids)} rows, its report says {report.kept}: delete {folder.uri}")
 
@@ -181,6 +158,21 @@ class ProblemTable:
     def path(self) -> str:
         """Path or URI of the canonical parquet: row, problem_id, question, answer, source, prompt_tokens."""
         return self._folder.child(PROBLEMS_FILE).uri
+
+    @property
+    def columns(self) -> pa.Table:
+        """problem_id and prompt_tokens (int64, tokens of the prompt) of all rows, memory-mapped."""
+        return open_columns(self._folder)
+
+    def length_order(self, *, descending: bool) -> StoredOrder:
+        """Rows by rising (or falling) prompt tokens, kept beside the problems; equal lengths in the order of ids."""
+
+        def make() -> np.ndarray:
+            columns = self.columns
+            return sorted_places(columns["prompt_tokens"], columns["problem_id"], descending=descending)
+
+        name = f"order-{'longest' if descending else 'shortest'}-first.npy"
+        return keep_order(self._folder, name, len(self), make)
 
     def problem(self, row: int) -> Problem:
         """The problem of a row. Raises IndexError for a row outside 0..N-1."""
@@ -227,6 +219,7 @@ def _canonicalise(
         folder.create(PROBLEMS_FILE) as problems_path,
         folder.create(BAD_ROWS_FILE) as bad_path,
         pq.ParquetWriter(problems_path, _SCHEMA) as writer,
+        write_columns(folder) as add_columns,
         bad_path.open("w", encoding="utf-8") as bad_file,
     ):
         for rows in _chunks(itertools.islice(source.rows(), config.limit)):
@@ -238,7 +231,9 @@ def _canonicalise(
             for problem, _ in good:
                 content.update(json.dumps([problem.id, problem.question, problem.answer, problem.source]).encode())
             if good:
-                writer.write_table(_table(good, kept))
+                table = _table(good, kept)
+                writer.write_table(table)
+                add_columns(table)
             kept += len(good)
             on_progress(kept + sum(bad.values()))
     if not bad:
@@ -290,8 +285,3 @@ def _table(good: list[tuple[Problem, Prompt]], first_row: int) -> pa.Table:
 def _chunks(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
     while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
         yield chunk
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The column as one array with 64-bit offsets, so that its text may exceed 2 GiB."""
-    return column.cast(pa.large_string()).combine_chunks()

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gainrl_ray.algo.angles import length_residual, spearman, without_diagonal
 from gainrl_ray.config import ScoringConfig
+from gainrl_ray.data.orders import sorted_places
 from gainrl_ray.errors import DataError, IndexMismatchError
 from gainrl_ray.storage import Storage
 
@@ -19,6 +20,7 @@ SCORES_FILE = "scores.parquet"
 MANIFEST_FILE = "manifest.json"
 
 _FORMAT = 1
+_ORDER = "order-"
 _SHOWN_IDS = 5
 _ARRAYS = ("c_intra", "c_inter", "prompt_tokens", "question_tokens")
 _COLUMNS = ("problem_id", "row", *_ARRAYS)
@@ -50,6 +52,68 @@ class Fingerprint:
         """One line for each field in which the other one differs, with both values."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return [f"{name}: {mine} here, {theirs} there" for name, mine, theirs in pairs if mine != theirs]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What tells one index from another; enough to know that an index belongs to a run, without reading its scores."""
+
+    fingerprint: Fingerprint
+    problems: int
+    length_correlation: float  # see ScoredIndex
+
+    def check(self, fingerprint: Fingerprint, size: int) -> None:
+        """Refuse an index of other inputs.
+
+        Args:
+            fingerprint: of the run at hand.
+            size: its number of problems.
+
+        Raises:
+            IndexMismatchError: names each input that differs, with both values.
+        """
+        lines = self.fingerprint.differences(fingerprint)
+        found = [f"{line} ({_REMEDIES[line.partition(':')[0]]})" for line in lines]
+        if size != self.problems:
+            found.append(f"problems: {self.problems} here, {size} there (rows were added or left out)")
+        if found:
+            raise IndexMismatchError(
+                "the scored index ('here') does not belong to this run ('there'):\n  "
+                + "\n  ".join(found)
+                + "\nscore again with jobs/score.py, or delete the index, or use the inputs it was made from"
+            )
+
+    def as_json(self) -> str:
+        """The text of manifest.json."""
+        correlation = self.length_correlation if np.isfinite(self.length_correlation) else None
+        return json.dumps({"format": _FORMAT} | asdict(self) | {"length_correlation": correlation}, indent=1)
+
+    @classmethod
+    def read(cls, storage: Storage) -> "Manifest":
+        """The manifest of an index's folder.
+
+        Raises:
+            DataError: there is none, or it is of another version.
+        """
+        if not storage.exists(MANIFEST_FILE):
+            raise DataError(f"{storage.uri} holds no scored index (no {MANIFEST_FILE}): make one with jobs/score.py")
+        try:
+            values = json.loads(storage.read_text(MANIFEST_FILE))
+            if values["format"] != _FORMAT:
+                raise ValueError(f"format {values['format']}")
+            correlation = values["length_correlation"]
+            return cls(
+                Fingerprint(**values["fingerprint"]),
+                int(values["problems"]),
+                float("nan") if correlation is None else float(correlation),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{storage.child(MANIFEST_FILE).uri} is no manifest of this version ({type(error).__name__}: {error}): "
+                "delete the folder and score again"
+            ) from error
 
 
 class ScoredIndex:
@@ -102,6 +166,14 @@ class ScoredIndex:
         """Spearman's rank correlation of score and prompt tokens, in [-1, 1]; near -1 the order is a length sort."""
         return spearman(self.score, self.prompt_tokens)
 
+    @staticmethod
+    def order_name(config: ScoringConfig) -> str:
+        """Name of the file, in the index's folder, in which the order under these settings is kept."""
+        return (
+            f"{_ORDER}{'descending' if config.descending else 'ascending'}"
+            f"{'' if config.diagonal else '-without-diagonal'}{'-residual' if config.residual else ''}.npy"
+        )
+
     def order(self, config: ScoringConfig) -> np.ndarray:
         """[N] int64 dataset rows, the first to be trained first; equal scores in the order of their problem ids.
 
@@ -114,43 +186,22 @@ class ScoredIndex:
         score = c_intra + self.c_inter
         if config.residual:
             score = length_residual(score, self.prompt_tokens)
-        table = pa.table({"score": score, "problem_id": self.problem_ids, "row": self.rows})
-        direction = "descending" if config.descending else "ascending"
-        return table.sort_by([("score", direction), ("problem_id", "ascending")])["row"].to_numpy()
+        return self.rows[sorted_places(score, self.problem_ids, descending=config.descending)]
 
-    def check(self, fingerprint: Fingerprint, size: int) -> None:
-        """Refuse an index of other inputs.
-
-        Args:
-            fingerprint: of the run at hand.
-            size: its number of problems.
-
-        Raises:
-            IndexMismatchError: names each input that differs, with both values.
-        """
-        lines = self.fingerprint.differences(fingerprint)
-        found = [f"{line} ({_REMEDIES[line.partition(':')[0]]})" for line in lines]
-        if size != len(self):
-            found.append(f"problems: {len(self)} here, {size} there (rows were added or left out)")
-        if found:
-            raise IndexMismatchError(
-                "the scored index ('here') does not belong to this run ('there'):\n  "
-                + "\n  ".join(found)
-                + "\nscore again with jobs/score.py, or delete the index, or use the inputs it was made from"
-            )
+    @property
+    def manifest(self) -> "Manifest":
+        """What tells this index from others."""
+        return Manifest(self.fingerprint, len(self), self.length_correlation)
 
     def save(self, storage: Storage) -> None:
-        """Write scores.parquet and, last, manifest.json into a folder."""
+        """Write scores.parquet and, last, manifest.json into a folder; orders of earlier scores there go."""
+        for name in storage.list():
+            if name.startswith(_ORDER):
+                storage.delete(name)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         table = pa.table({"problem_id": self.problem_ids, "row": self.rows, **arrays, "score": self.score})
         storage.write_table(SCORES_FILE, table)
-        manifest = {
-            "format": _FORMAT,
-            "fingerprint": asdict(self.fingerprint),
-            "problems": len(self),
-            "length_correlation": self.length_correlation if np.isfinite(self.length_correlation) else None,
-        }
-        storage.write_text(MANIFEST_FILE, json.dumps(manifest, indent=1))
+        storage.write_text(MANIFEST_FILE, self.manifest.as_json())
 
     @classmethod
     def load(cls, storage: Storage) -> "ScoredIndex":
@@ -159,28 +210,20 @@ class ScoredIndex:
         Raises:
             DataError: there is none, it is of another version, or scores and manifest do not fit each other.
         """
-        if not storage.exists(MANIFEST_FILE):
-            raise DataError(f"{storage.uri} holds no scored index (no {MANIFEST_FILE}): make one with jobs/score.py")
-        try:
-            manifest = json.loads(storage.read_text(MANIFEST_FILE))
-            if manifest["format"] != _FORMAT:
-                raise ValueError(f"format {manifest['format']}")
-            fingerprint, size = Fingerprint(**manifest["fingerprint"]), int(manifest["problems"])
-            table = storage.read_table(SCORES_FILE, _COLUMNS)
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{storage.child(MANIFEST_FILE).uri} is no manifest of this version ({type(error).__name__}: {error}): "
-                "delete the folder and score again"
-            ) from error
-        if table.num_rows != size or table.column_names != list(_COLUMNS):
+        manifest = Manifest.read(storage)
+        table = storage.read_table(SCORES_FILE, _COLUMNS)
+        if table.num_rows != manifest.problems or table.column_names != list(_COLUMNS):
             raise DataError(
                 f"{storage.child(SCORES_FILE).uri} has {table.num_rows} rows and the columns {table.column_names}, its "
-                f"manifest speaks of {size} problems: delete the folder and score again"
+                f"manifest speaks of {manifest.problems} problems: delete the folder and score again"
             )
         arrays = {name: table[name].to_numpy() for name in _ARRAYS}
-        return cls(rows=table["row"].to_numpy(), problem_ids=table["problem_id"], fingerprint=fingerprint, **arrays)
+        return cls(
+            rows=table["row"].to_numpy(),
+            problem_ids=table["problem_id"],
+            fingerprint=manifest.fingerprint,
+            **arrays,
+        )
 
     def _check_shapes(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("rows", "problem_ids", *_ARRAYS)}

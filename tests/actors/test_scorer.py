@@ -114,5 +114,5 @@ def test_the_deadline_ends_a_scoring(ray_session, tmp_path):
 
 
 def test_a_cluster_that_is_too_small_is_refused(ray_session, tmp_path):
-    with pytest.raises(ResourceError, match=r"scoring needs 300.1 CPUs \(3 scorers x 100, .* the cluster has 8"):
+    with pytest.raises(ResourceError, match=r"CPU: needed 300.1 \(3 scorer x 100 .*, the cluster has 8"):
         score_problems(plan_in(tmp_path, min_actors=3, max_actors=3, cpus_per_actor=100.0))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gainrl_ray.config import ModelConfig, PromptConfig, SourceConfig
-from gainrl_ray.data import files, problems
+from gainrl_ray.data import files, problem_columns, problems
 from gainrl_ray.data.arithmetic import generate
 from gainrl_ray.data.checks import SeenIds
 from gainrl_ray.data.problems import ProblemTable, prepare_problems
@@ -349,19 +349,43 @@ def test_the_canonical_parquet(bench: Bench) -> None:
     assert stored.column_names == ["row", "problem_id", "question", "answer", "source", "prompt_tokens"]
     assert stored["row"].to_pylist() == [0, 1, 2, 3, 4]
     expected = [len(bench.prompts.build(table.problem(row)).token_ids) for row in range(5)]
-    assert table.prompt_tokens.tolist() == stored["prompt_tokens"].to_pylist() == expected
+    assert table.columns["prompt_tokens"].to_pylist() == stored["prompt_tokens"].to_pylist() == expected
+    assert table.columns["problem_id"].to_pylist() == [row["id"] for row in ROWS]
     assert not (Path(table.path).parent / "bad_rows.jsonl").exists()
 
 
 def test_a_table_gives_problems_prompts_and_ids(bench: Bench) -> None:
     table = bench.prepare(bench.lines(*ROWS))
     assert table.prompt(3) == bench.prompts.build(table.problem(3))
-    assert np.asarray(table.ids).tolist() == list(table.ids) == [row["id"] for row in ROWS]
+    assert list(table.ids) == [row["id"] for row in ROWS]
     assert table.ids[np.int64(2)] == "q2" and table.ids[1:3] == ["q1", "q2"] and table.ids[-1] == "q4"
     assert table.problem(int(np.int64(2))).id == "q2"
     for row in (-1, 5):
         with pytest.raises(IndexError, match=r"table of 5 problems: use 0\.\.4"):
             table.problem(row)
+
+
+def test_ids_cross_processes_as_a_path(bench: Bench) -> None:
+    table = bench.prepare(bench.lines(*({"id": "x" * 50 + str(k), "problem": "1+1", "answer": 2} for k in range(200))))
+    sent = pickle.dumps(table.ids)
+    assert len(sent) < 1000
+    assert list(pickle.loads(sent)) == list(table.ids) == ["x" * 50 + str(k) for k in range(200)]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_the_length_order_is_kept_beside_the_problems(
+    bench: Bench, descending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a sort of Python's, with ids whose order is not the rows'; the second call reads what the first made."""
+    rows = [{"id": f"q{(7 * k) % 30}", "problem": "9" * (k % 4 + 1), "answer": 1} for k in range(30)]
+    table = bench.prepare(bench.lines(*rows))
+    lengths = [len(table.prompt(row).token_ids) for row in range(30)]
+    sign = -1 if descending else 1
+    expected = sorted(range(30), key=lambda row: (sign * lengths[row], table.ids[row]))
+    assert len(set(lengths)) > 1
+    assert table.length_order(descending=descending).open().tolist() == expected
+    monkeypatch.delattr(problems, "sorted_places")
+    assert table.length_order(descending=descending).open().tolist() == expected
 
 
 def test_another_process_opens_the_table_without_the_sources(bench: Bench) -> None:
@@ -399,9 +423,12 @@ def test_many_chunks_make_one_table(bench: Bench, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(problems, "_CHUNK_ROWS", 3)
     monkeypatch.setattr(problems, "_CACHED_GROUPS", 2)
     monkeypatch.setattr(files, "_HEAD_ROWS", 4)
+    monkeypatch.setattr(problem_columns, "_BATCH_ROWS", 7)
     pieces = Bench(bench.folder / "again", bench.prompts).prepare(path, on_bad_row="skip")
     order = np.random.default_rng(0).permutation(48)
     assert [pieces.problem(int(row)) for row in order] == [whole.problem(int(row)) for row in order]
+    assert list(pieces.ids) == [pieces.problem(row).id for row in range(48)] == list(whole.ids)
+    assert pieces.columns["problem_id"].num_chunks > 5 > whole.columns["problem_id"].num_chunks
     assert pieces.digest == whole.digest
     assert pieces.report.bad == whole.report.bad == {"empty answer": 1, "duplicate id": 1}
     assert [bad["place"] for bad in bench.bad_rows(pieces)] == ["set.jsonl line 5", "set.jsonl line 21"]

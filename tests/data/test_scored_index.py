@@ -96,7 +96,7 @@ def test_an_index_comes_back_from_disk(tmp_path: Path) -> None:
     assert loaded.fingerprint == FINGERPRINT
     assert loaded.problem_ids.to_pylist() == ["d", "a", "e", "b", "c"]
     assert loaded.order(ScoringConfig()).tolist() == index().order(ScoringConfig()).tolist()
-    loaded.check(FINGERPRINT, 5)
+    loaded.manifest.check(FINGERPRINT, 5)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_an_index_of_other_inputs_is_refused(field: str) -> None:
     other = replace(FINGERPRINT, **{field: "other"})
     assert other.digest != FINGERPRINT.digest
     with pytest.raises(IndexMismatchError) as caught:
-        index().check(other, 5)
+        index().manifest.check(other, 5)
     message = str(caught.value)
     assert f"{field}: {getattr(FINGERPRINT, field)} here, other there" in message
     assert "score again" in message
@@ -116,7 +116,7 @@ def test_an_index_of_other_inputs_is_refused(field: str) -> None:
 
 def test_every_difference_is_named() -> None:
     with pytest.raises(IndexMismatchError) as caught:
-        index().check(replace(FINGERPRINT, model_digest="m2", dataset_digest="d2"), 7500)
+        index().manifest.check(replace(FINGERPRINT, model_digest="m2", dataset_digest="d2"), 7500)
     message = str(caught.value)
     for part in (
         "model_digest: m1 here, m2 there",

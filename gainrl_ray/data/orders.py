@@ -1,0 +1,73 @@
+"""Orders of a dataset's rows on disk: made and checked once, then mapped wherever they are needed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gainrl_ray.errors import DataError
+from gainrl_ray.storage import Storage
+
+_CHUNK = 1 << 22  # ranks looked at together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOrder:
+    """An order that `keep_order` has checked; crosses processes as its file's name."""
+
+    folder: Storage
+    name: str
+
+    def open(self) -> np.ndarray:
+        """`order[rank] = row`, [N] int32 (int64 from 2^31 rows), memory-mapped and read-only.
+
+        Raises: DataError when the file is gone or not whole.
+        """
+        return self.folder.map_array(self.name)
+
+
+def keep_order(folder: Storage, name: str, size: int, make: Callable[[], np.ndarray]) -> StoredOrder:
+    """The order `name` of `size` rows in a folder, from `make` when it is not there yet.
+
+    Raises: DataError when it is no order of the rows.
+    """
+    stored = StoredOrder(folder=folder, name=name)
+    if folder.exists(name):
+        check_order(stored.open(), size, f"the order {folder.child(name).uri}")
+        return stored
+    order = make()
+    check_order(order, size, "the order that was made")
+    with folder.create(name) as path:
+        np.save(path, order.astype(np.int32 if size < 2**31 else np.int64), allow_pickle=False)
+    return stored
+
+
+def check_order(order: np.ndarray, size: int, what: str) -> None:
+    """Refuse what does not hold each row of 0..size-1 once; takes a byte of memory a row.
+
+    Raises: DataError.
+    """
+    valid = order.shape == (size,) and order.dtype.kind in "iu"
+    present = np.zeros(size if valid else 0, dtype=bool)
+    for start in range(0, size if valid else 0, _CHUNK):
+        rows = order[start : start + _CHUNK]
+        if rows.min() < 0 or rows.max() >= size:
+            valid = False
+            break
+        present[rows] = True
+    if not valid or not present.all():
+        raise DataError(
+            f"{what}, {order.dtype} of shape {order.shape}, does not hold each row of 0..{size - 1} once: it was made "
+            "for another dataset, or is damaged; delete it and score this dataset"
+        )
+
+
+def sorted_places(
+    values: np.ndarray | pa.ChunkedArray, ids: pa.Array | pa.ChunkedArray, *, descending: bool
+) -> np.ndarray:
+    """[N] uint64 places of `values` in rising (or falling) order; equal ones in the order of their ids."""
+    table = pa.table({"value": values, "id": ids})
+    keys = [("value", "descending" if descending else "ascending"), ("id", "ascending")]
+    return pc.call_function("sort_indices", [table], pc.SortOptions(sort_keys=keys)).to_numpy()

@@ -1,0 +1,64 @@
+"""The curriculum actor holds nothing of the dataset's size."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+from gainrl_ray.actors.curriculum import CurriculumActor, _CurriculumProcess
+from gainrl_ray.config import GainConfig, UniformConfig
+from gainrl_ray.data.orders import StoredOrder, keep_order
+from gainrl_ray.data.problem_columns import ProblemIds, write_columns
+from gainrl_ray.storage import Storage
+from gainrl_ray.types import SlotOutcome, StepOutcome
+
+
+def _stored(folder: Path, size: int) -> tuple[StoredOrder, ProblemIds]:
+    """Rows in falling order, whose ids are their numbers."""
+    storage = Storage(str(folder))
+    with write_columns(storage) as add:
+        rows = pa.array(np.arange(size))
+        add(pa.table({"problem_id": rows.cast(pa.string()), "prompt_tokens": rows}))
+    return keep_order(storage, "order.npy", size, lambda: np.arange(size)[::-1]), ProblemIds(storage)
+
+
+def _peak(order: StoredOrder, ids: ProblemIds) -> tuple[int, int]:
+    """Bytes that Python and Arrow take at most for starting, two resets and six steps."""
+    arrow = pa.total_allocated_bytes()
+    tracemalloc.start()
+    curriculum = _CurriculumProcess(GainConfig(sigma=0.1, mu_start=0.5), order, ids, 0)
+    state = None
+    for attempt in (1, 2):
+        state = curriculum.reset(0, state, [], [], attempt).state
+        for step in range(3):
+            window = curriculum.select(step, 64, attempt)
+            assert window.problem_ids == tuple(str(row) for row in window.rows)
+            slots = (SlotOutcome(slot=0, row=0, accuracy=0.6, angle=0.4),)
+            curriculum.observe(StepOutcome(step=step, slots=slots), [0], step, attempt)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak, pa.total_allocated_bytes() - arrow
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
+    _peak(*_stored(tmp_path / "first", 1000))  # what modules keep once
+    small, large = (_peak(*_stored(tmp_path / str(size), size)) for size in (10**5, 10**6))
+    assert large[0] - small[0] < 100_000
+    assert large[1] - small[1] < 100_000
+
+
+@pytest.mark.parametrize("config", [GainConfig(sigma=0.2, mu_start=0.0), UniformConfig()])
+def test_the_actor_maps_the_order_where_it_runs(
+    ray_session: None, tmp_path: Path, config: GainConfig | UniformConfig
+) -> None:
+    order, ids = _stored(tmp_path, 1000)
+    actor = CurriculumActor.remote(config, order if config.name == "gain" else range(1000), ids, 3)
+    ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
+    window = ray.get(actor.select.remote(0, 50, 1), timeout=60)
+    ray.kill(actor)
+    assert window.problem_ids == tuple(str(row) for row in window.rows) and len(set(window.rows)) == 50
+    if config.name == "gain":  # rank 0 is the last row, and ranks rise
+        assert list(window.rows) == sorted(window.rows, reverse=True) and max(window.rows) > 950
