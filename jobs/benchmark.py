@@ -35,9 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--column", default="problem", help="column of the question")
     score.add_argument("--problems", type=int, default=24, help="prompts of a round")
     score.set_defaults(run=_score)
-    select = commands.add_parser("select", help="ms of select and observe as the index grows")
-    select.add_argument("--curriculum", default="gain", choices=["gain", "length", "uniform", "sequential"])
-    select.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
+    select = commands.add_parser("select", help="ms and bytes of every curriculum as the index grows")
+    select.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7, 10**8])
     select.add_argument("--count", type=int, default=1024, help="problems of a step")
     select.set_defaults(run=_select)
     for command, rounds in ((score, 3), (select, 20)):
@@ -60,10 +59,8 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
 
 def _select(options: argparse.Namespace) -> dict[str, Any]:
     from gainrl_ray.benchmarks.selection import run
-    from gainrl_ray.config import Config
 
-    tree = {"curriculum": {"name": options.curriculum}, "rollout": {"problems_per_step": options.count}}
-    return run(Config.model_validate(tree), options.sizes, options.rounds)
+    return run(options.sizes, options.count, options.rounds)
 
 
 def _lines(figures: dict[str, Any], indent: str = "") -> list[str]:
