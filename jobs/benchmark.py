@@ -42,9 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     scale = commands.add_parser("scale", help="rows/s and memory of scoring by tenth of a large dataset")
     scale.add_argument("--problems", type=int, default=10**6)
     scale.set_defaults(run=_scale)
-    select = commands.add_parser("select", help="ms of select and observe as the index grows")
-    select.add_argument("--curriculum", default="gain", choices=["gain", "length", "uniform", "sequential"])
-    select.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
+    select = commands.add_parser("select", help="ms and bytes of every curriculum as the index grows")
+    select.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7, 10**8])
     select.add_argument("--count", type=int, default=1024, help="problems of a step")
     select.set_defaults(run=_select)
     step = commands.add_parser("step", help="seconds of a training step against TRL's GRPOTrainer")
@@ -113,10 +112,8 @@ def _scale(options: argparse.Namespace) -> dict[str, Any]:
 
 def _select(options: argparse.Namespace) -> dict[str, Any]:
     from gainrl_ray.benchmarks.selection import run
-    from gainrl_ray.config import Config
 
-    tree = {"curriculum": {"name": options.curriculum}, "rollout": {"problems_per_step": options.count}}
-    return run(Config.model_validate(tree), options.sizes, options.rounds)
+    return run(options.sizes, options.count, options.rounds)
 
 
 if __name__ == "__main__":
