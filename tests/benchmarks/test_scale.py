@@ -1,11 +1,12 @@
 import os
+import subprocess
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from gainrl_ray.benchmarks import scale
-from gainrl_ray.benchmarks.scale import PARTS, Sample, by_part, resident_mib, run
+from gainrl_ray.benchmarks.scale import PARTS, Sample, _descendants, _is_ours, by_part, resident_mib, run
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
@@ -28,6 +29,17 @@ def test_memory_is_that_of_a_process() -> None:
     assert resident_mib() == pytest.approx(resident_mib(str(os.getpid())), rel=0.1)
     assert resident_mib() > 10
     assert resident_mib("no such process") == 0.0
+    assert resident_mib(field="VmHWM") >= resident_mib()
+
+
+def test_only_processes_started_here_are_watched() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert str(child.pid) in _descendants("sleep")
+    finally:
+        child.kill()
+        child.wait()
+    assert not _is_ours("1")
 
 
 def test_what_is_run_can_be_scored_and_is_watched(tmp_path, monkeypatch) -> None:
