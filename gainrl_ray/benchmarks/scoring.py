@@ -87,6 +87,7 @@ class MatrixProduct:
         import torch
 
         with torch.no_grad():
+            product = self._states
             for _ in range(self._times):
                 product = torch.nn.functional.linear(self._states, self._weight)
             float(product[0, 0])  # an accelerator has not ended before
