@@ -175,7 +175,9 @@ def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Stor
         autoscaling=config.ray.autoscaling,
     )
     progress.say(f"scoring {len(table):,} problems with {config.model.path} ({config.model.dtype})")
-    scored = score_problems(plan, partial(progress.tell, SCORED, total=len(table)))
+    tell = partial(progress.tell, SCORED, total=len(table))
+    scored = score_problems(plan, tell)
+    tell(scored)
     _collect(plan.work, wanted, len(table)).save(folder)
     folder.delete(_WORK)
     return scored

@@ -173,8 +173,10 @@ def threads_of_scorer(scoring: ScoringConfig, cores: float) -> int:
 
 def _cores() -> float:
     """CPUs of this actor's node: as Ray was told, and no more than the process may use."""
-    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
-    told = next((found["Resources"].get("CPU", 1.0) for found in ray.nodes() if found["NodeID"] == node), math.inf)
+    told = math.inf
+    if ray.is_initialized():
+        node = ray.get_runtime_context().get_node_id()
+        told = next((found["Resources"].get("CPU", 1.0) for found in ray.nodes() if found["NodeID"] == node), told)
     return min(told, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 

@@ -1,5 +1,6 @@
 """Scoring of many problems by a model so small that the pipeline is what is measured: is it flat in time and memory?"""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,17 +58,17 @@ def run(folder: Path, problems: int, settings: dict[str, Any] | None = None) -> 
 
     def watch(stage: str, rows: int) -> None:
         now = time.monotonic() - started
-        taken = Sample(rows, now, resident_mib(), sum(map(resident_mib, _processes(_PIPELINE_TITLE))))
+        taken = Sample(rows, now, resident_mib(), sum(map(resident_mib, _descendants(_PIPELINE_TITLE))))
         samples.setdefault(stage, []).append(taken)
 
     with session(config.ray):
         at_start = resident_mib()
         report = score(config, watch=watch)
-        at_end = resident_mib()
+        at_end, highest = resident_mib(), resident_mib(field="VmHWM")
     return {
         "problems": len(report.index),
         "seconds in all": time.monotonic() - started,
-        "driver, MiB": {"at the start": at_start, "at the end, index in memory": at_end},
+        "driver, MiB": {"at the start": at_start, "at the end, index in memory": at_end, "highest": highest},
         **{stage: by_part(taken) for stage, taken in samples.items()},
         "machine": machine("ray"),
     }
@@ -95,25 +96,36 @@ def by_part(samples: list[Sample]) -> dict[str, dict[str, float]]:
     return found
 
 
-def resident_mib(process: str = "self") -> float:
-    """Resident memory of a process in MiB; 0 when it is gone."""
+def resident_mib(process: str = "self", field: str = "VmRSS") -> float:
+    """Resident memory of a process in MiB, at its highest for `VmHWM`; 0 when it is gone."""
+    return sum(int(value.split()[0]) for value in _status(process, field)) / 1024
+
+
+def _status(process: str, field: str) -> list[str]:
+    """The value of a field of a process's status; none when it is gone."""
     try:
-        fields = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in fields if line.startswith("VmRSS:")) / 1024
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(f"{field}:")]
 
 
-def _processes(title: str) -> list[str]:
-    """Numbers of the processes whose command line starts so."""
+def _descendants(title: str) -> list[str]:
+    """Numbers of the processes whose command line starts so and that this one, or one of its own, started."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes().startswith(title.encode()):
+            if path.read_bytes().startswith(title.encode()) and _is_ours(path.parent.name):
                 found.append(path.parent.name)
         except OSError:  # it ended
             continue
     return found
+
+
+def _is_ours(process: str) -> bool:
+    while process not in ("", "0", str(os.getpid())):
+        process = next(iter(_status(process, "PPid")), "")
+    return process == str(os.getpid())
 
 
 def _write_problems(path: Path, count: int) -> Path:

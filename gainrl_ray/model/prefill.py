@@ -17,8 +17,12 @@ from gainrl_ray.types import AngleScore, Prompt
 SIGNAL_VERSION = "last-mlp-input/1"
 """Names the tensor and the arithmetic of the signal; a change of either is a new version, and a new index."""
 
-FEWEST_ROWS, WIDEST = 8, 1.25
-"""A batch of so many rows takes no question of more than so many times its shortest's length."""
+ENOUGH_TOKENS = {"cpu": 1024}
+"""Padded question tokens, by device type, with which a batch is full: more run no faster, and leave a CPU's caches."""
+ENOUGH_ELSEWHERE = 16384
+"""The same of accelerators."""
+WIDEST = 1.1
+"""A batch of a quarter of enough tokens takes no question of more than so many times its shortest's length."""
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 
@@ -90,11 +94,12 @@ def prefill_angles(model: Any, prompts: Sequence[Prompt], pad_id: int, batch_tok
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
         groups[prompt.token_ids[: prompt.prefix.stop]].append(index)
+    enough = ENOUGH_TOKENS.get(model.device.type, ENOUGH_ELSEWHERE)
     order: list[int] = []
     found: list[Tensor] = []
     for prefix_ids, members in groups.items():
         prefix = _run_prefix(model, prefix_ids)
-        for batch in _length_batches(prompts, members, prefix.tokens, batch_tokens):
+        for batch in _length_batches(prompts, members, prefix.tokens, batch_tokens, enough):
             questions = [prompts[i].token_ids[prompts[i].question.start : prompts[i].question.stop] for i in batch]
             found.append(_question_angles(model, prefix, questions, pad_id))
             order += batch
@@ -161,18 +166,18 @@ def _question_angles(model: Any, prefix: _Prefix, questions: Sequence[Sequence[i
 
 
 def _length_batches(
-    prompts: Sequence[Prompt], members: Sequence[int], prefix_tokens: int, batch_tokens: int
+    prompts: Sequence[Prompt], members: Sequence[int], prefix_tokens: int, batch_tokens: int, enough: int
 ) -> Iterator[list[int]]:
     """Members by rising question length, cut so that rows * (prefix + longest question) <= batch_tokens.
 
-    Also cut where padding would cost more than a larger batch saves (FEWEST_ROWS, WIDEST).
+    Also cut where more rows would save nothing (`enough` question tokens), or less than their padding costs (WIDEST).
     """
     batch: list[int] = []
     for index in sorted(members, key=lambda member: prompts[member].question.length):
         length = prompts[index].question.length
-        too_large = bool(batch) and (len(batch) + 1) * (prefix_tokens + length) > batch_tokens
-        too_wide = len(batch) >= FEWEST_ROWS and length > WIDEST * prompts[batch[0]].question.length
-        if too_large or too_wide:
+        padded = (len(batch) + 1) * length
+        too_large = padded > enough or (len(batch) + 1) * prefix_tokens + padded > batch_tokens
+        if batch and (too_large or (4 * padded > enough and length > WIDEST * prompts[batch[0]].question.length)):
             yield batch
             batch = []
         batch.append(index)

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from gainrl_ray.actors import scorer
-from gainrl_ray.actors.scorer import FINISHED, PARTS, Scorer, ScoringPlan, score_problems
+from gainrl_ray.actors.scorer import FINISHED, PARTS, Scorer, ScoringPlan, score_problems, threads_of_scorer
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
 from gainrl_ray.data.arithmetic import generate
 from gainrl_ray.data.prompts import PromptBuilder
@@ -89,6 +89,21 @@ def test_a_killed_scoring_continues_and_equals_one_process(ray_session, tmp_path
         alone = np.array([getattr(score, name) for score in expected])
         np.testing.assert_allclose(parts[name].to_numpy(), alone, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(parts["score"].to_numpy(), parts["c_intra"].to_numpy() + parts["c_inter"].to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "threads"),
+    [
+        ({}, 2, 2),
+        ({"max_actors": 2, "cpus_per_actor": 1.0}, 2, 1),
+        ({"max_actors": 3}, 8, 2),
+        ({"max_actors": 64, "cpus_per_actor": 4.0}, 16, 4),  # four fit a node
+        ({"max_actors": 9}, 2, 1),
+        ({"threads_per_actor": 5}, 2, 5),
+    ],
+)
+def test_scorers_share_the_cores_of_their_node(settings, cores, threads):
+    assert threads_of_scorer(ScoringConfig(**settings), cores) == threads
 
 
 def test_a_model_that_does_not_load_is_told_by_the_first_call(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gainrl_ray.benchmarks.released import released_scores
-from gainrl_ray.benchmarks.scoring import ScoringBenchmark, random_prompts, run
+from gainrl_ray.benchmarks.scoring import ScoringBenchmark, needed_operations, random_prompts, run
 from gainrl_ray.model.prefill import prefill_angles, signal_states
 from gainrl_ray.model.shapes import SHAPES, random_model
 
@@ -29,6 +29,15 @@ def test_both_procedures_give_the_papers_score() -> None:
     assert found[0] == pytest.approx(np.mean(inside) + np.mean(between), abs=1e-5)
 
 
+def test_operations_are_those_that_the_scores_need() -> None:
+    model = random_model("small", dtype="float32", device="cpu")
+    prompts = random_prompts(QUESTIONS[:2], 512)  # questions of 2 and 10 tokens after a prefix of 110
+    # Queries and outputs 64 x 64, keys and values 64 x 32; the MLP's three matrices in the first of two layers only.
+    weights = 2 * (2 * 64 * 64 + 2 * 64 * 32) + 3 * 64 * 128
+    keys = sum(range(1, 111)) + (111 + 112) + sum(range(111, 121))
+    assert needed_operations(model, prompts) == 2 * weights * (110 + 2 + 10) + 2 * 4 * 64 * keys
+
+
 def test_prompts_have_one_prefix_and_the_lengths_of_their_questions() -> None:
     prompts = random_prompts(QUESTIONS, 512)
     assert len({prompt.token_ids[:110] for prompt in prompts}) == 1
@@ -41,6 +50,8 @@ def test_the_figures_of_a_run() -> None:
     assert figures["largest difference of a score"] < 1e-5
     speeds = figures["prompts per second"]
     assert speeds["gainrl-ray"].low > 0 and speeds["released"].low > 0
+    assert figures["share of the peak"].low > 0
+    assert figures["GFLOP/s"]["peak of a matrix product"].low > 0
     assert figures["ratio"].low <= figures["ratio"].median <= figures["ratio"].high
 
 

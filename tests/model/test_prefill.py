@@ -18,6 +18,7 @@ from gainrl_ray.config import PromptConfig
 from gainrl_ray.data.arithmetic import generate
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.errors import ModelError
+from gainrl_ray.model import prefill
 from gainrl_ray.model.loading import load_model, load_tokenizer
 from gainrl_ray.model.prefill import prefill_angles, signal_module, signal_states
 from gainrl_ray.types import Prompt, Span
@@ -169,6 +170,19 @@ def test_the_prefix_runs_once_suffixes_never_and_batches_keep_their_bound():
     assert sum(rows for rows, _ in questions) == 40
     assert all(rows * (9 + longest) <= 100 for rows, longest in questions)
     assert max(longest for _, longest in questions) == 14
+
+
+def test_batches_are_full_with_enough_tokens_and_narrow_before(monkeypatch):
+    monkeypatch.setitem(prefill.ENOUGH_TOKENS, "cpu", 24)
+    model, prompts = qwen2(), some_prompts(42)  # three questions of each length from 1 to 14
+    batches = []
+    hook = model.model.embed_tokens.register_forward_pre_hook(lambda _, arguments: batches.append(arguments[0].shape))
+    prefill_angles(model, prompts, pad_id=0, batch_tokens=10_000)
+    hook.remove()
+    # A fourth row would make 8 tokens of length 2, then 12 of length 3: over a quarter of 24, and wider than 1.1 times.
+    assert batches[1:3] == [(3, 1), (3, 2)]
+    assert all(rows * longest <= 24 for rows, longest in batches[1:])
+    assert sum(rows for rows, _ in batches[1:]) == 42
 
 
 def test_nothing_after_the_signal_layer_runs_and_the_model_is_left_as_it_was():
