@@ -1,0 +1,159 @@
+"""Bytes that a learner rank and a GPU of an engine hold, part by part, and whether they fit."""
+
+from dataclasses import dataclass
+
+from gainrl_ray.config import Config, LearnerConfig
+from gainrl_ray.planning.cluster import GIB, Cluster
+from gainrl_ray.planning.shape import ModelShape
+
+CONTEXT_BYTES = 2 * GIB
+"""CUDA context, NCCL's buffers and the allocator's gaps on one GPU (assumed)."""
+BUCKET_VALUES, LIVE_VALUES = 5 * 10**8, 10**9
+"""DeepSpeed's reduce_bucket_size, as actors/deepspeed_config.py sets it, and its default stage3_max_live_parameters."""
+CHUNK_VALUES = 1 << 26
+"""model/policy.py's LOGITS_OF_A_CHUNK."""
+CHUNK_COPIES = 5
+"""Float32 copies of a chunk of logits alive in its forward and backward pass: scaled, log-probabilities, their
+exponential and product, gradient."""
+GRAPH_BYTES = 1 * GIB
+"""vLLM's captured CUDA graphs (assumed)."""
+BATCHED_TOKENS = 8192
+"""Tokens of one pass that vLLM tries out when it starts, to learn what its activations need (its GPU default)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one process holds; `peak` is `held` and the larger of what training and the optimizer's step add."""
+
+    held: dict[str, float]  # bytes on the device all the time
+    training: dict[str, float]  # bytes on the device in a forward and backward pass
+    stepping: dict[str, float]  # bytes on the device in the optimizer's step
+    host: float  # bytes in the host's memory
+
+    @property
+    def peak(self) -> float:
+        """Most bytes on the device at a time."""
+        return sum(self.held.values()) + max(sum(self.training.values()), sum(self.stepping.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """One GPU of an engine."""
+
+    weights: float  # bytes
+    working: float  # bytes of activations, graphs and context
+    cache: float  # bytes left for keys and values; negative when weights and activations do not fit
+    token: float  # bytes of keys and values of one token
+    longest: int  # tokens of the longest sequence
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens whose keys and values fit."""
+        return max(0, int(self.cache // self.token))
+
+    @property
+    def fits(self) -> bool:
+        """Whether vLLM starts: one sequence of full length has room."""
+        return self.cached_tokens >= self.longest
+
+
+def learner_memory(shape: ModelShape, config: Config, *, ranks: int, on_gpu: bool) -> Memory:
+    """What a learner rank of `ranks` holds under config.learner (ZeRO stage, offload, checkpointing).
+
+    Sizes are those of DeepSpeed 0.19.8 with torch's AdamW: `runtime/zero/stage_1_and_2.py`, `stage3.py`,
+    `bf16_optimizer.py` (stage 1 in bfloat16), `fp16/unfused_optimizer.py` (stage 0 in bfloat16).
+    """
+    learner = config.learner
+    width = 2 if config.model.dtype == "bfloat16" else 4
+    count, stage = shape.parameters, learner.zero_stage
+    share = count / ranks if stage > 0 else count
+    held = {"parameters": width * (share if stage == 3 else count)}
+    training: dict[str, float] = {}
+    stepping: dict[str, float] = {}
+    host = 0.0
+    master = 4 * share if width == 2 or stage in (1, 2) else 0.0  # else the parameters are their own float32 copy
+    states = master + 8 * share  # AdamW's two moments
+    gradients = _gradients(stage, width, count, share, offloaded=learner.offload_optimizer == "cpu")
+    training |= gradients
+    if learner.offload_optimizer == "cpu":
+        # The partition's gradient in float32, and stages 1 and 2 a buffer for the new parameters.
+        host += states + 4 * share + (width * share if stage < 3 else 0.0)
+        stepping |= gradients if stage == 1 else {}
+    else:
+        held["optimizer"] = states
+        stepping |= gradients | {"step": 4 * share + (4 * share if width == 4 or stage in (0, 3) else 0.0)}
+    if stage == 3 and learner.offload_params == "cpu":
+        host += held.pop("parameters")
+    training |= _buffers(stage, width, count, on_gpu=on_gpu)
+    if config.loss.kl_coef > 0:
+        reference = width * (share if stage == 3 else count)
+        if stage == 3 and learner.offload_params == "cpu":
+            host += reference
+        else:
+            held["reference"] = reference
+    training["activations"] = activation_bytes(shape, learner, width)
+    training["logits"] = _logit_bytes(shape, learner, width)
+    if on_gpu:
+        held["context"] = CONTEXT_BYTES
+    return Memory(held=held, training=training, stepping=stepping, host=host)
+
+
+def _gradients(stage: int, width: int, count: float, share: float, *, offloaded: bool) -> dict[str, float]:
+    """Gradients on the device at the end of the last backward pass.
+
+    Stage 0: in the model's dtype. Stage 1: whole, and in bfloat16 a whole float32 sum beside them. Stages 2 and 3
+    keep this rank's part in float32; stage 2 in float32 holds the sum and what is added to it.
+    """
+    if stage == 0:
+        return {"gradients": width * count}
+    if stage == 1:
+        return {"gradients": (width + (4 if width == 2 else 0)) * count}
+    if offloaded:
+        return {}
+    return {"gradients": 4 * share * (2 if stage == 2 and width == 4 else 1)}
+
+
+def _buffers(stage: int, width: int, count: float, *, on_gpu: bool) -> dict[str, float]:
+    """Buckets on their way between ranks (two where communication overlaps), and parameters gathered by stage 3."""
+    if stage < 2:
+        return {}
+    bucket = width * min(BUCKET_VALUES, count) * (2 if on_gpu and stage == 2 else 1)
+    return {"buckets": bucket} | ({"gathered": width * min(LIVE_VALUES, count)} if stage == 3 else {})
+
+
+def activation_bytes(shape: ModelShape, learner: LearnerConfig, width: int) -> float:
+    """Bytes kept for the backward pass of a micro-batch of learner.microbatch_tokens.
+
+    Counted from what transformers' Llama-family layer saves: two norms (input in float32, its normalised copy in
+    float32 and the dtype), queries, keys and values repeated to all heads, the attention's output twice, four of the
+    feed-forward width. With checkpointing each layer keeps its input, and one layer at a time all of it.
+    """
+    hidden, wide = shape.hidden, shape.heads * shape.head_size
+    norms = 2 * hidden * (8 + width if width == 2 else 8 + 4)
+    layer = norms + width * (5 * wide + 4 * shape.intermediate)
+    lines = max(1, learner.microbatch_tokens // max(1, learner.pack_tokens))
+    mask = lines * max(1, learner.pack_tokens) ** 2 * (1 + width) if learner.pack_tokens else 0
+    if learner.gradient_checkpointing:
+        return learner.microbatch_tokens * (shape.layers * width * hidden + layer) + mask
+    return learner.microbatch_tokens * shape.layers * layer + mask
+
+
+def _logit_bytes(shape: ModelShape, learner: LearnerConfig, width: int) -> float:
+    values = min(CHUNK_VALUES, learner.microbatch_tokens * shape.vocabulary)
+    return values * (width + 4 * CHUNK_COPIES)
+
+
+def engine_memory(shape: ModelShape, config: Config, cluster: Cluster, *, tensor_parallel: int) -> EngineMemory:
+    """What one GPU of an engine holds; on CPU the cache is rollout.kv_cache_gib."""
+    rollout = config.rollout
+    width = 2 if config.model.dtype == "bfloat16" else 4
+    weights = width * shape.parameters / tensor_parallel
+    token = float(width * shape.kv_values(tensor_parallel))
+    if not cluster.device.is_gpu:
+        cache = rollout.kv_cache_gib * GIB
+        return EngineMemory(weights, 0.0, cache, token, config.sequence_tokens)
+    layer = width * (4 * shape.hidden + 3 * shape.intermediate // tensor_parallel)
+    logits = rollout.max_num_seqs * shape.vocabulary * (width + 8)
+    working = max(BATCHED_TOKENS, rollout.max_num_seqs) * layer + logits + GRAPH_BYTES * (not rollout.enforce_eager)
+    cache = rollout.gpu_memory_utilization * cluster.memory - weights - working - CONTEXT_BYTES
+    return EngineMemory(weights, working + CONTEXT_BYTES, cache, token, config.sequence_tokens)
