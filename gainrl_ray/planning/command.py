@@ -79,7 +79,9 @@ def _from_hardware(options: argparse.Namespace, config: Config, shape: ModelShap
         named = own_splits(config, shape, cluster, lengths, assumed)
         if device.is_gpu and count > 1:
             best = best_splits(config, shape, cluster, lengths, assumed, options.best)
-            named += [(f"best {place}", found) for place, found in enumerate(best, start=1)]
+            named += [
+                (f"best {place}" if found.times else "nearest", found) for place, found in enumerate(best, start=1)
+            ]
         yield splits_text(cluster, named)
         best_first = max(named, key=lambda item: item[1].steps_per_hour)
         yield f"{best_first[0]}, in detail\n" + detail_text(best_first[1])

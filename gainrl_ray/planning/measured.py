@@ -50,7 +50,7 @@ class Fit:
     update_s: float  # of an update
     sync_s: float  # publish and load
     grade_s: float
-    close_s: float
+    rest_s: float  # of a step, in no part
 
 
 def read_run(folder: str) -> Measured:
@@ -106,7 +106,7 @@ def fit(run: Measured) -> Fit:
         update_s=update_s,
         sync_s=_middle(run.records, "seconds/sync"),
         grade_s=_middle(run.records, "seconds/grade"),
-        close_s=_middle(run.records, "seconds/wait"),
+        rest_s=_middle(run.records, "seconds/wait"),
     )
 
 
@@ -138,8 +138,9 @@ def measured_costs(fitted: Fit, config: Config) -> PartCosts:
         ),
         sync=SyncCost(gather_s=0, to_host_s=0, pack_s=0, put_s=half, pull_s=0, load_s=half, call_s=0),
         call_s=0.0,
-        grade_s=fitted.grade_s,
-        close_s=fitted.close_s,
+        # What no part explains lies between them: calls, batches on their way.
+        grade_s=fitted.grade_s + fitted.rest_s,
+        close_s=0.0,
         commit_s=0.0,
         # OpenMP's threads keep their cores busy while they wait for each other.
         demand=Demand(
@@ -151,21 +152,17 @@ def measured_costs(fitted: Fit, config: Config) -> PartCosts:
 
 
 def compare(fitted: Fit, run: Measured, cores: float) -> list[tuple[str, float, float]]:
-    """(part, predicted, measured) mean seconds of the steps after the warm-up, for a run of another config.
+    """(part, predicted, measured) seconds of the middle of the steps after the warm-up, for a run of another config.
 
-    Its lengths are drawn from the fitted run: nothing of `run` but its config goes into the prediction.
+    Its lengths are drawn from the fitted run: nothing of `run` but its config goes into the prediction. The middle,
+    since what else runs on a machine falls on single steps.
     """
     parts = measured_costs(fitted, run.config)
     steps = len(run.records) + WARM_STEPS
     times = Simulator(run.config, fitted.lengths, steps).times(run.config, parts, UNBOUNDED, cores)[WARM_STEPS:]
-    names = ("total", "generate", "train", "sync", "evaluate", "wait")
+    names = ("total", "generate", "train", "sync", "evaluate")
     return [
-        (
-            name,
-            float(np.mean([getattr(step, name) for step in times])),
-            float(np.mean([record[f"seconds/{name}"] for record in run.records])),
-        )
-        for name in names
+        (name, median(getattr(step, name) for step in times), _middle(run.records, f"seconds/{name}")) for name in names
     ]
 
 

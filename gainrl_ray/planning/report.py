@@ -66,19 +66,19 @@ def splits_text(cluster: Cluster, named: Sequence[tuple[str, Prediction]]) -> st
 def detail_text(found: Prediction) -> str:
     """Where the memory and the sync of one split go."""
     memory, engine, sync = found.learner, found.engine, found.sync
-    rows = [(name, f"{size / GIB:.2f}", "held") for name, size in memory.held.items()]
-    rows += [(name, f"{size / GIB:.2f}", "forward and backward") for name, size in memory.training.items()]
-    rows += [(name, f"{size / GIB:.2f}", "optimizer step") for name, size in memory.stepping.items()]
+    rows = [(name, f"{size / GIB:.3g}", "held") for name, size in memory.held.items()]
+    rows += [(name, f"{size / GIB:.3g}", "forward and backward") for name, size in memory.training.items()]
+    rows += [(name, f"{size / GIB:.3g}", "optimizer step") for name, size in memory.stepping.items()]
     rows += [
-        ("peak", f"{memory.peak / GIB:.2f}", "held + the larger of the two"),
-        ("host", f"{memory.host / GIB:.2f}", ""),
+        ("peak", f"{memory.peak / GIB:.3g}", "held + the larger of the two"),
+        ("host", f"{memory.host / GIB:.3g}", ""),
     ]
     engine_rows = [
-        ("weights", f"{engine.weights / GIB:.2f}", "GiB"),
-        ("working", f"{engine.working / GIB:.2f}", "GiB"),
+        ("weights", f"{engine.weights / GIB:.3g}", "GiB"),
+        ("working", f"{engine.working / GIB:.3g}", "GiB"),
         (
             "cache",
-            f"{engine.cache / GIB:.2f}",
+            f"{engine.cache / GIB:.3g}",
             f"GiB: {engine.cached_tokens:,} tokens of {engine.token / 1024:.1f} KiB",
         ),
         ("fits", f"{engine.cached_tokens // engine.longest}", f"sequences of {engine.longest:,} tokens"),
@@ -113,7 +113,7 @@ def fit_text(fitted: Fit) -> str:
         ("training", f"{1e3 * fitted.line_s:.3g}", f"ms a token of a learner + {fitted.update_s:.2f} s an update"),
         ("sync", f"{fitted.sync_s:.2f}", "s"),
         ("grade", f"{fitted.grade_s:.2f}", "s after the last completion"),
-        ("rest", f"{fitted.close_s:.2f}", "s of a step"),
+        ("rest", f"{fitted.rest_s:.2f}", "s of a step"),
     ]
     shares = ", ".join(f"{share:g} of {part}s" for part, share in PARALLEL_SHARE.items())
     return f"measured parts (work that threads divide: {shares}, assumed)\n" + _aligned(rows)

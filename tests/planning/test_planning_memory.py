@@ -1,0 +1,108 @@
+"""Memory against sums made by hand for a model of 1000 weights on 4 ranks."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gainrl_ray.config import Config
+from gainrl_ray.planning.cluster import GIB, Cluster, device_named
+from gainrl_ray.planning.memory import activation_bytes, engine_memory, learner_memory
+from gainrl_ray.planning.shape import ModelShape
+
+SHAPE = cast(
+    ModelShape,
+    SimpleNamespace(parameters=1000, layers=2, hidden=4, intermediate=8, heads=2, head_size=2, vocabulary=10),
+)
+SEVEN = ModelShape(
+    layers=28,
+    hidden=3584,
+    intermediate=18944,
+    heads=28,
+    key_value_heads=4,
+    head_size=128,
+    vocabulary=152_064,
+    tied=False,
+    qkv_bias=True,
+)
+
+
+def configured(**settings: Any) -> Config:
+    tree: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, name = key.partition("__")
+        tree.setdefault(section, {})[name] = value
+    return Config.model_validate(tree)
+
+
+def states(stage: int, dtype: str, **learner: Any) -> tuple[dict[str, float], float, float, float]:
+    """(held, gradients, what the step adds, host) without activations."""
+    config = configured(
+        learner__zero_stage=stage, model__dtype=dtype, **{f"learner__{k}": v for k, v in learner.items()}
+    )
+    memory = learner_memory(SHAPE, config, ranks=4, on_gpu=False)
+    return memory.held, memory.training.get("gradients", 0), sum(memory.stepping.values()), memory.host
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype", "parameters", "optimizer", "gradients", "stepping"),
+    [
+        # bfloat16: weights 2, gradients 2, float32 master 4, moments 8; a float32 gradient and AdamW's root 4 each
+        (0, "bfloat16", 2000, 12_000, 2000, 2000 + 8000),
+        (1, "bfloat16", 2000, 3000, 2000 + 4000, 6000 + 1000),
+        (2, "bfloat16", 2000, 3000, 1000, 1000 + 1000),
+        (3, "bfloat16", 500, 3000, 1000, 1000 + 2000),
+        # float32: stages 0 and 3 update their parameters in place, 1 and 2 a copy of their part
+        (0, "float32", 4000, 8000, 4000, 4000 + 8000),
+        (1, "float32", 4000, 3000, 4000, 4000 + 2000),
+        (2, "float32", 4000, 3000, 2000, 2000 + 2000),
+        (3, "float32", 1000, 2000, 1000, 1000 + 2000),
+    ],
+)
+def test_states_of_each_stage(
+    stage: int, dtype: str, parameters: int, optimizer: int, gradients: int, stepping: int
+) -> None:
+    held, found, step, host = states(stage, dtype)
+    assert (held, found, step, host) == ({"parameters": parameters, "optimizer": optimizer}, gradients, stepping, 0)
+
+
+def test_offload_moves_states_to_the_host() -> None:
+    held, gradients, step, host = states(3, "bfloat16", offload_optimizer="cpu", offload_params="cpu")
+    assert (held, gradients, step) == ({}, 0, 0)
+    assert host == 250 * (4 + 8 + 4) + 250 * 2  # master, moments and gradient; parameters
+    held, _, _, host = states(2, "bfloat16", offload_optimizer="cpu")
+    assert held == {"parameters": 2000}
+    assert host == 250 * (4 + 8 + 4 + 2)  # and the buffer of new parameters
+
+
+def test_a_reference_policy_is_a_replica_below_stage_3() -> None:
+    def reference(stage: int) -> float:
+        config = configured(learner__zero_stage=stage, model__dtype="bfloat16", loss__kl_coef=0.1)
+        return learner_memory(SHAPE, config, ranks=4, on_gpu=False).held["reference"]
+
+    assert (reference(2), reference(3)) == (2000, 500)
+
+
+def test_activations_of_a_layer() -> None:
+    learner = configured(learner__microbatch_tokens=100, learner__pack_tokens=0).learner
+    # a token and layer in bfloat16: two norms of 4 * (4 + 4 + 2), five of the heads' 4 and four of the 8, 2 bytes each
+    layer = 2 * 4 * 10 + 2 * (5 * 4 + 4 * 8)
+    assert activation_bytes(SHAPE, learner, 2) == 100 * 2 * layer
+    saving = learner.model_copy(update={"gradient_checkpointing": True})
+    assert activation_bytes(SHAPE, saving, 2) == 100 * (2 * 2 * 4 + layer)
+
+
+def test_seven_billion_on_eight_gpus() -> None:
+    config = configured(learner__zero_stage=3, model__dtype="bfloat16")
+    held = learner_memory(SEVEN, config, ranks=4, on_gpu=True).held
+    assert held["parameters"] / GIB == pytest.approx(7.6156 * 2 / 4 / 1.0737, rel=1e-3)
+    assert held["optimizer"] / GIB == pytest.approx(7.6156 * 12 / 4 / 1.0737, rel=1e-3)
+    cluster = Cluster(device=device_named("h100-80"), count=8)
+    engine = engine_memory(SEVEN, config, cluster, tensor_parallel=1)
+    assert engine.weights == 2 * 7_615_616_512
+    assert engine.token == 2 * 28 * 4 * 128 * 2  # keys and values, layers, heads, size, bytes
+    assert engine_memory(SEVEN, config, cluster, tensor_parallel=8).token == engine.token / 4  # at least one head
+    assert engine.weights + engine.working + engine.cache == pytest.approx(0.85 * 80 * GIB)
+    assert engine.fits
+    small = configured(rollout__gpu_memory_utilization=0.2)
+    assert not engine_memory(SEVEN, small, cluster, tensor_parallel=1).fits
