@@ -67,24 +67,29 @@ def learner_memory(shape: ModelShape, config: Config, *, ranks: int, on_gpu: boo
     width = 2 if config.model.dtype == "bfloat16" else 4
     count, stage = shape.parameters, learner.zero_stage
     share = count / ranks if stage > 0 else count
+    on_host = learner.offload_optimizer == "cpu"
     held = {"parameters": width * (share if stage == 3 else count)}
-    training: dict[str, float] = {}
-    stepping: dict[str, float] = {}
+    kept, training = _gradients(stage, width, count, share, on_host=on_host)
+    held |= kept
+    stepping = dict(training)
+    # AdamW's two moments, and a float32 copy of what it updates; plain AdamW on float32 weights needs none.
+    states = (8 if stage == 0 and width == 4 else 12) * share
     host = 0.0
-    master = 4 * share if width == 2 or stage in (1, 2) else 0.0  # else the parameters are their own float32 copy
-    states = master + 8 * share  # AdamW's two moments
-    gradients = _gradients(stage, width, count, share, offloaded=learner.offload_optimizer == "cpu")
-    training |= gradients
-    if learner.offload_optimizer == "cpu":
-        # The partition's gradient in float32, and stages 1 and 2 a buffer for the new parameters.
+    if on_host:
+        # The gradient's part in float32, and below stage 3 a buffer for the new parameters.
         host += states + 4 * share + (width * share if stage < 3 else 0.0)
-        stepping |= gradients if stage == 1 else {}
     else:
         held["optimizer"] = states
-        stepping |= gradients | {"step": 4 * share + (4 * share if width == 4 or stage in (0, 3) else 0.0)}
+        copied = stage == 3 or (width == 4 and stage > 0) or (width == 2 and stage == 0)
+        stepping["step"] = 4 * share * (2 if copied else 1)  # AdamW's root, and the gradient in one piece
     if stage == 3 and learner.offload_params == "cpu":
         host += held.pop("parameters")
-    training |= _buffers(stage, width, count, on_gpu=on_gpu)
+    bucket = width * min(BUCKET_VALUES, count)
+    if stage == 2:
+        training["buckets"] = bucket * (2 if on_gpu else 1)  # two where communication overlaps
+    if stage == 3:
+        held["buckets"] = bucket
+        training["gathered"] = width * min(LIVE_VALUES, count)
     if config.loss.kl_coef > 0:
         reference = width * (share if stage == 3 else count)
         if stage == 3 and learner.offload_params == "cpu":
@@ -98,27 +103,25 @@ def learner_memory(shape: ModelShape, config: Config, *, ranks: int, on_gpu: boo
     return Memory(held=held, training=training, stepping=stepping, host=host)
 
 
-def _gradients(stage: int, width: int, count: float, share: float, *, offloaded: bool) -> dict[str, float]:
-    """Gradients on the device at the end of the last backward pass.
+def _gradients(
+    stage: int, width: int, count: float, share: float, *, on_host: bool
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Gradients on the device: what is kept from step to step, and what the last backward pass leaves beside it.
 
-    Stage 0: in the model's dtype. Stage 1: whole, and in bfloat16 a whole float32 sum beside them. Stages 2 and 3
-    keep this rank's part in float32; stage 2 in float32 holds the sum and what is added to it.
+    Stage 0: in the model's dtype. Stage 1: likewise, and in bfloat16 a whole float32 sum beside them. Stages 2 and 3
+    have this rank's part in float32; stage 2 in float32 holds the sum and what is added to it.
     """
     if stage == 0:
-        return {"gradients": width * count}
+        return {}, {"gradients": width * count}
+    if stage == 1 and width == 4:
+        return {}, {"gradients": 4 * count}
     if stage == 1:
-        return {"gradients": (width + (4 if width == 2 else 0)) * count}
-    if offloaded:
-        return {}
-    return {"gradients": 4 * share * (2 if stage == 2 and width == 4 else 1)}
-
-
-def _buffers(stage: int, width: int, count: float, *, on_gpu: bool) -> dict[str, float]:
-    """Buckets on their way between ranks (two where communication overlaps), and parameters gathered by stage 3."""
-    if stage < 2:
-        return {}
-    bucket = width * min(BUCKET_VALUES, count) * (2 if on_gpu and stage == 2 else 1)
-    return {"buckets": bucket} | ({"gathered": width * min(LIVE_VALUES, count)} if stage == 3 else {})
+        return {"gradient sum": 4 * count}, {"gradients": width * count}
+    if on_host:
+        return {}, {}
+    if stage == 2:
+        return {}, {"gradients": 4 * share * (2 if width == 4 else 1)}
+    return {"gradient sum": 4 * share}, {}
 
 
 def activation_bytes(shape: ModelShape, learner: LearnerConfig, width: int) -> float:

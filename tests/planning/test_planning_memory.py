@@ -7,7 +7,7 @@ import pytest
 
 from gainrl_ray.config import Config
 from gainrl_ray.planning.cluster import GIB, Cluster, device_named
-from gainrl_ray.planning.memory import activation_bytes, engine_memory, learner_memory
+from gainrl_ray.planning.memory import Memory, activation_bytes, engine_memory, learner_memory
 from gainrl_ray.planning.shape import ModelShape
 
 SHAPE = cast(
@@ -35,44 +35,44 @@ def configured(**settings: Any) -> Config:
     return Config.model_validate(tree)
 
 
-def states(stage: int, dtype: str, **learner: Any) -> tuple[dict[str, float], float, float, float]:
-    """(held, gradients, what the step adds, host) without activations."""
+def plan(stage: int, dtype: str, **learner: Any) -> Memory:
     config = configured(
         learner__zero_stage=stage, model__dtype=dtype, **{f"learner__{k}": v for k, v in learner.items()}
     )
-    memory = learner_memory(SHAPE, config, ranks=4, on_gpu=False)
-    return memory.held, memory.training.get("gradients", 0), sum(memory.stepping.values()), memory.host
+    return learner_memory(SHAPE, config, ranks=4, on_gpu=False)
 
 
 @pytest.mark.parametrize(
-    ("stage", "dtype", "parameters", "optimizer", "gradients", "stepping"),
+    ("stage", "dtype", "held", "gradients", "stepping"),
     [
-        # bfloat16: weights 2, gradients 2, float32 master 4, moments 8; a float32 gradient and AdamW's root 4 each
-        (0, "bfloat16", 2000, 12_000, 2000, 2000 + 8000),
-        (1, "bfloat16", 2000, 3000, 2000 + 4000, 6000 + 1000),
-        (2, "bfloat16", 2000, 3000, 1000, 1000 + 1000),
-        (3, "bfloat16", 500, 3000, 1000, 1000 + 2000),
-        # float32: stages 0 and 3 update their parameters in place, 1 and 2 a copy of their part
-        (0, "float32", 4000, 8000, 4000, 4000 + 8000),
-        (1, "float32", 4000, 3000, 4000, 4000 + 2000),
-        (2, "float32", 4000, 3000, 2000, 2000 + 2000),
-        (3, "float32", 1000, 2000, 1000, 1000 + 2000),
+        # bfloat16: weights 2, gradients 2, float32 copy 4 and moments 8; in the step AdamW's root 4, the gradient 4
+        (0, "bfloat16", {"parameters": 2000, "optimizer": 12_000}, 2000, 2000 + 8000),
+        (1, "bfloat16", {"parameters": 2000, "gradient sum": 4000, "optimizer": 3000}, 2000, 2000 + 1000),
+        (2, "bfloat16", {"parameters": 2000, "optimizer": 3000}, 1000, 1000 + 1000),
+        (3, "bfloat16", {"parameters": 500, "gradient sum": 1000, "optimizer": 3000, "buckets": 2000}, 0, 2000),
+        # float32: without ZeRO the weights are updated in place
+        (0, "float32", {"parameters": 4000, "optimizer": 8000}, 4000, 4000 + 4000),
+        (1, "float32", {"parameters": 4000, "optimizer": 3000}, 4000, 4000 + 2000),
+        (2, "float32", {"parameters": 4000, "optimizer": 3000}, 2000, 2000 + 2000),
+        (3, "float32", {"parameters": 1000, "gradient sum": 1000, "optimizer": 3000, "buckets": 4000}, 0, 2000),
     ],
 )
-def test_states_of_each_stage(
-    stage: int, dtype: str, parameters: int, optimizer: int, gradients: int, stepping: int
-) -> None:
-    held, found, step, host = states(stage, dtype)
-    assert (held, found, step, host) == ({"parameters": parameters, "optimizer": optimizer}, gradients, stepping, 0)
+def test_states_of_each_stage(stage: int, dtype: str, held: dict[str, float], gradients: int, stepping: int) -> None:
+    memory = plan(stage, dtype)
+    assert memory.held == held
+    assert memory.training.get("gradients", 0) == gradients
+    assert sum(memory.stepping.values()) == stepping
+    assert memory.host == 0
+    assert memory.peak == sum(held.values()) + max(stepping, sum(memory.training.values()))
 
 
 def test_offload_moves_states_to_the_host() -> None:
-    held, gradients, step, host = states(3, "bfloat16", offload_optimizer="cpu", offload_params="cpu")
-    assert (held, gradients, step) == ({}, 0, 0)
-    assert host == 250 * (4 + 8 + 4) + 250 * 2  # master, moments and gradient; parameters
-    held, _, _, host = states(2, "bfloat16", offload_optimizer="cpu")
-    assert held == {"parameters": 2000}
-    assert host == 250 * (4 + 8 + 4 + 2)  # and the buffer of new parameters
+    memory = plan(3, "bfloat16", offload_optimizer="cpu", offload_params="cpu")
+    assert (memory.held, memory.stepping) == ({"buckets": 2000}, {})
+    assert memory.host == 250 * (4 + 8 + 4) + 250 * 2  # copy, moments and gradient; parameters
+    memory = plan(2, "bfloat16", offload_optimizer="cpu")
+    assert memory.held == {"parameters": 2000}
+    assert memory.host == 250 * (4 + 8 + 4 + 2)  # and the buffer of new parameters
 
 
 def test_a_reference_policy_is_a_replica_below_stage_3() -> None:
