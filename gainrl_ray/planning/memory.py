@@ -127,13 +127,12 @@ def _gradients(
 def activation_bytes(shape: ModelShape, learner: LearnerConfig, width: int) -> float:
     """Bytes kept for the backward pass of a micro-batch of learner.microbatch_tokens.
 
-    Counted from what transformers' Llama-family layer saves: two norms (input in float32, its normalised copy in
-    float32 and the dtype), queries, keys and values repeated to all heads, the attention's output twice, four of the
-    feed-forward width. With checkpointing each layer keeps its input, and one layer at a time all of it.
+    What transformers' Llama-family layer saves: the inputs of two norms in float32 and their outputs, queries, keys
+    and values repeated to all heads, the attention's output twice, four of the feed-forward width, two root means and
+    a normaliser a head. With checkpointing each layer keeps its input, and one layer at a time all of it.
     """
     hidden, wide = shape.hidden, shape.heads * shape.head_size
-    norms = 2 * hidden * (8 + width if width == 2 else 8 + 4)
-    layer = norms + width * (5 * wide + 4 * shape.intermediate)
+    layer = 2 * hidden * (4 + width) + width * (5 * wide + 4 * shape.intermediate) + 8 + 4 * shape.heads
     lines = max(1, learner.microbatch_tokens // max(1, learner.pack_tokens))
     mask = lines * max(1, learner.pack_tokens) ** 2 * (1 + width) if learner.pack_tokens else 0
     if learner.gradient_checkpointing:

@@ -1,5 +1,6 @@
 """Plans as a person reads them in the terminal."""
 
+import textwrap
 from collections.abc import Sequence
 
 from gainrl_ray.planning.cluster import GIB, Cluster
@@ -55,10 +56,10 @@ def splits_text(cluster: Cluster, named: Sequence[tuple[str, Prediction]]) -> st
         )
         step = found.step if found.times else None
         times = (step.generate, step.train, step.sync, step.evaluate, step.total) if step else ()
-        rows.append(
-            (*row, *(f"{value:.1f}" for value in times), f"{found.steps_per_hour:.1f}" if step else "does not fit")
-        )
+        speed = f"{found.steps_per_hour:.1f}" if step else "does not fit"
+        rows.append((*row, *([f"{value:.1f}" for value in times] or ["-"] * 5), speed))
     reasons = [f"{name}: {reason}" for name, found in named for reason in found.shortages]
+    reasons = [textwrap.fill(reason, 120, subsequent_indent="  ") for reason in reasons]
     unit = "GPUs" if cluster.device.is_gpu else "cores"
     return "\n".join([f"{cluster.count} {unit}", _aligned(rows, right=True), *reasons])
 

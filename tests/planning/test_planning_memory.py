@@ -1,11 +1,13 @@
 """Memory against sums made by hand for a model of 1000 weights on 4 ranks."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from gainrl_ray.config import Config
+from gainrl_ray.model.shapes import SHAPES, random_model
 from gainrl_ray.planning.cluster import GIB, Cluster, device_named
 from gainrl_ray.planning.memory import Memory, activation_bytes, engine_memory, learner_memory
 from gainrl_ray.planning.shape import ModelShape
@@ -83,13 +85,36 @@ def test_a_reference_policy_is_a_replica_below_stage_3() -> None:
     assert (reference(2), reference(3)) == (2000, 500)
 
 
-def test_activations_of_a_layer() -> None:
-    learner = configured(learner__microbatch_tokens=100, learner__pack_tokens=0).learner
-    # a token and layer in bfloat16: two norms of 4 * (4 + 4 + 2), five of the heads' 4 and four of the 8, 2 bytes each
-    layer = 2 * 4 * 10 + 2 * (5 * 4 + 4 * 8)
-    assert activation_bytes(SHAPE, learner, 2) == 100 * 2 * layer
-    saving = learner.model_copy(update={"gradient_checkpointing": True})
-    assert activation_bytes(SHAPE, saving, 2) == 100 * (2 * 2 * 4 + layer)
+@pytest.mark.parametrize(("dtype", "width"), [("bfloat16", 2), ("float32", 4)])
+def test_activations_are_what_a_real_layer_saves(dtype: str, width: int) -> None:
+    import torch
+
+    saved: dict[str, dict[int, int]] = {}
+    model = random_model("small", dtype=dtype, device="cpu").train()
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    alive = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)  # so that no storage is used twice
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[layers][storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.arange(256).unsqueeze(0)
+    for layers in ("two", "one"):
+        saved[layers] = {}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        model.base_model.layers = model.base_model.layers[:1]
+        model.config.num_hidden_layers = 1
+    layer = sum(saved["two"].values()) - sum(saved["one"].values())
+    sizes = SHAPES["small"]
+    shape = replace(SEVEN, layers=1, hidden=64, intermediate=128, heads=4, head_size=sizes.hidden // sizes.heads)
+    learner = configured(learner__microbatch_tokens=256, learner__pack_tokens=0).learner
+    assert activation_bytes(shape, learner, width) == layer
+    learner = learner.model_copy(update={"gradient_checkpointing": True})
+    assert activation_bytes(replace(shape, layers=3), learner, width) == layer + 3 * 256 * 64 * width
 
 
 def test_seven_billion_on_eight_gpus() -> None:
