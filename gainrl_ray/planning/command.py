@@ -10,7 +10,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.planning.cluster import DEVICES, Cluster, Device, device_named
 from gainrl_ray.planning.costs import assumptions
-from gainrl_ray.planning.measured import UNBOUNDED, Fit, Measured, compare, fit, measured_costs, read_run
+from gainrl_ray.planning.measured import UNBOUNDED, Fit, compare, fit, measured_costs, read_run
 from gainrl_ray.planning.prediction import SIMULATED_STEPS, Simulator
 from gainrl_ray.planning.report import (
     assumptions_text,
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str], *, presets: Path, base: Path) -> tuple[argparse.N
     parser.add_argument("--completion-spread", type=float, help="standard deviation over mean (0.8)")
     parser.add_argument("--prompt-tokens", type=float, help="mean prompt (a quarter of data.prompt.max_tokens)")
     parser.add_argument("--best", type=int, default=5, help="splits shown")
-    parser.add_argument("--measured", help="folder of a run that gives lengths and the seconds of parts")
+    parser.add_argument("--measured", nargs="+", help="folders of runs that give lengths and the seconds of parts")
     parser.add_argument("--against", nargs="+", default=[], help="folders of runs to predict from --measured's")
     try:
         options, rest = parser.parse_known_args(argv)
@@ -59,9 +59,8 @@ def plan(options: argparse.Namespace, config: Config) -> Iterator[str]:
         raise ConfigError("--against needs --measured RUN, the run that predicts")
     _above_zero(options)
     shape = model_shape(config.model)
-    run = read_run(options.measured) if options.measured else None
-    if run is not None:
-        yield from _from_measured(options, config, shape, run)
+    if options.measured:
+        yield from _from_measured(options, config, shape, fit([read_run(folder) for folder in options.measured]))
     else:
         yield from _from_hardware(options, config, shape)
 
@@ -87,9 +86,8 @@ def _from_hardware(options: argparse.Namespace, config: Config, shape: ModelShap
         yield f"{best_first[0]}, in detail\n" + detail_text(best_first[1])
 
 
-def _from_measured(options: argparse.Namespace, config: Config, shape: ModelShape, run: Measured) -> Iterator[str]:
-    """The config's step by the parts of a run, or the comparison with other runs."""
-    fitted = fit(run)
+def _from_measured(options: argparse.Namespace, config: Config, shape: ModelShape, fitted: Fit) -> Iterator[str]:
+    """The config's step by the parts of measured runs, or the comparison with other runs."""
     cores = float((options.gpus or [2])[0])
     yield heading(shape, fitted.lengths, None)
     yield fit_text(fitted)

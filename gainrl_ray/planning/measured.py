@@ -1,4 +1,10 @@
-"""The costs of a run's parts fitted from its folder, and predictions set against what other runs measured."""
+"""The costs of a run's parts fitted from its folder, and predictions set against what other runs measured.
+
+python jobs/train.py --run.steps=8 --evaluation.every=2 --run.name=base      (evaluations: small batches)
+python jobs/train.py --run.steps=8 --evaluation.every=2 --run.name=small --rollout.problems_per_step=8
+python jobs/train.py --run.steps=8 --evaluation.every=2 --run.name=other --rollout.max_staleness=1
+python jobs/plan.py --gpu cpu --gpus 2 --measured runs/base runs/small --against runs/other
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +44,11 @@ class Measured:
     windows: tuple[Window, ...]  # of the records
     lengths: Lengths
 
+    @property
+    def steps(self) -> list[tuple[Window, Record]]:
+        """Each step's work with its record."""
+        return list(zip(self.windows, self.records, strict=True))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
@@ -76,37 +87,34 @@ def read_run(folder: str) -> Measured:
     return Measured(config=config, records=tuple(records), windows=windows, lengths=lengths)
 
 
-def fit(run: Measured) -> Fit:
-    """The costs of the run's parts.
+def fit(runs: Sequence[Measured]) -> Fit:
+    """The costs of the parts of one run, or of several of unlike sizes, which tell fixed from growing costs apart.
 
-    Raises ConfigError for a run whose parts shared cores, so that their seconds cannot be told apart.
+    Lengths, and what has no size, are the first run's. Raises ConfigError for a run whose parts shared cores, so that
+    their seconds cannot be told apart, and for runs of other models, data or threads.
     """
-    config = run.config
-    if config.rollout.max_staleness or config.rollout.engines > 1 or config.learner.workers > 1:
-        raise ConfigError(
-            "--measured: its parts must have run one at a time to be told apart: a run with rollout.max_staleness=0, "
-            "one engine and one learner"
-        )
-    rows = [_counts(window, run) for window in run.windows]
-    seconds = [record["seconds/generate"] for record in run.records]
-    evaluated = [record for record in run.records if "eval/seconds" in record]
-    rows += [_evaluation_counts(record, run) for record in evaluated]
-    seconds += [record["eval/seconds"] for record in evaluated]
-    fixed_s, token_s = nonnegative_fit(np.asarray(rows), np.asarray(seconds))
-    work = [_work(window, config) for window in run.windows]
-    line_s, update_s = nonnegative_fit(
-        np.asarray([[item.lines + item.measured / 3, item.updates] for item in work]),
-        np.asarray([record["seconds/train"] for record in run.records]),
-    )
+    first = runs[0]
+    for run in runs:
+        _check_alone(run.config, first.config)
+    calls = [(_counts(window, run), record["seconds/generate"]) for run in runs for window, record in run.steps]
+    calls += [
+        (_evaluation_counts(record, run), record["eval/seconds"])
+        for run in runs
+        for record in run.records
+        if "eval/seconds" in record
+    ]
+    works = [(_work(window, run.config), record["seconds/train"]) for run in runs for window, record in run.steps]
+    fixed_s, token_s = _fitted(calls)
+    line_s, update_s = _fitted([((work.lines + work.measured / 3, work.updates), seconds) for work, seconds in works])
     return Fit(
-        config=config,
-        lengths=run.lengths,
+        config=first.config,
+        lengths=first.lengths,
         decode=DecodeCost(fixed_s=fixed_s, sequence_s=token_s, prefill_s=PREFILL_OF_DECODE * token_s),
         line_s=line_s,
         update_s=update_s,
-        sync_s=_middle(run.records, "seconds/sync"),
-        grade_s=_middle(run.records, "seconds/grade"),
-        rest_s=_middle(run.records, "seconds/wait"),
+        sync_s=_middle(first.records, "seconds/sync"),
+        grade_s=_middle(first.records, "seconds/grade"),
+        rest_s=_middle(first.records, "seconds/wait"),
     )
 
 
@@ -187,6 +195,27 @@ def nonnegative_fit(features: np.ndarray, seconds: np.ndarray) -> tuple[float, .
                 least, best = error, np.zeros(columns)
                 best[list(chosen)] = found
     return tuple(best.tolist())
+
+
+def _check_alone(config: Config, first: Config) -> None:
+    if config.rollout.max_staleness or config.rollout.engines > 1 or config.learner.workers > 1:
+        raise ConfigError(
+            "--measured: its parts must have run one at a time to be told apart: a run with rollout.max_staleness=0, "
+            "one engine and one learner"
+        )
+    _check_same(first, config, ("model.", "data.train.", "rollout.threads_per_engine", "learner.threads_per_worker"))
+
+
+def _check_same(measured: Config, config: Config, keys: tuple[str, ...]) -> None:
+    changed = [line for line in diff_configs(measured, config) if line.startswith(keys)]
+    if changed:
+        raise ConfigError(
+            f"--measured: a run with other settings cannot tell ({'; '.join(changed)}): measure one alike"
+        )
+
+
+def _fitted(rows: Sequence[tuple[tuple[float, float], float]]) -> tuple[float, ...]:
+    return nonnegative_fit(np.asarray([row for row, _ in rows]), np.asarray([seconds for _, seconds in rows]))
 
 
 def _speed(part: str, was: int, now: int) -> float:

@@ -70,7 +70,7 @@ def run_folder(folder: Path, config: Config, *, slow: frozenset[int] = frozenset
 
 
 def test_known_costs_come_back(tmp_path: Path) -> None:
-    fitted = fit(read_run(run_folder(tmp_path / "a", settings(), slow=frozenset({3}))))
+    fitted = fit([read_run(run_folder(tmp_path / "a", settings(), slow=frozenset({3})))])
     assert fitted.decode.fixed_s == pytest.approx(0.004, rel=1e-3)
     assert fitted.decode.sequence_s == pytest.approx(0.0005, rel=1e-3)
     assert fitted.line_s == pytest.approx(0.001, rel=1e-3)
@@ -79,7 +79,7 @@ def test_known_costs_come_back(tmp_path: Path) -> None:
 
 
 def test_a_run_predicts_another_of_the_same_costs(tmp_path: Path) -> None:
-    fitted = fit(read_run(run_folder(tmp_path / "a", settings())))
+    fitted = fit([read_run(run_folder(tmp_path / "a", settings()))])
     other = read_run(run_folder(tmp_path / "b", settings(problems_per_step=16)))
     for name, predicted, measured in compare(fitted, other, cores=2.0):
         assert predicted == pytest.approx(measured, rel=0.12), name
@@ -88,13 +88,26 @@ def test_a_run_predicts_another_of_the_same_costs(tmp_path: Path) -> None:
 def test_two_engines_share_the_cores_of_one_machine(tmp_path: Path) -> None:
     run = read_run(run_folder(tmp_path / "a", settings(threads_per_engine=2)))
     two = run.config.model_copy(update={"rollout": run.config.rollout.model_copy(update={"engines": 2})})
-    assert measured_costs(fit(run), two).demand.engine == 2.0
-    both = {cores: predicted(fit(run), replace(run, config=two), cores) for cores in (2.0, 4.0)}
+    assert measured_costs(fit([run]), two).demand.engine == 2.0
+    both = {cores: predicted(fit([run]), replace(run, config=two), cores) for cores in (2.0, 4.0)}
     assert both[2.0]["generate"] == pytest.approx(2 * both[4.0]["generate"], rel=0.15)
 
 
 def predicted(fitted: Fit, run: Measured, cores: float) -> dict[str, float]:
     return {name: seconds for name, seconds, _ in compare(fitted, run, cores)}
+
+
+def test_runs_of_unlike_sizes_are_fitted_together(tmp_path: Path) -> None:
+    runs = [
+        read_run(run_folder(tmp_path / str(count), settings(problems_per_step=count), slow=frozenset({2, 5, 8})))
+        for count in (16, 4)
+    ]
+    fitted = fit(runs)
+    assert fitted.config.rollout.problems_per_step == 16
+    assert (fitted.line_s, fitted.update_s) == pytest.approx((0.001, 0.3), rel=1e-3)
+    threads = read_run(run_folder(tmp_path / "t", settings(threads_per_engine=2)))
+    with pytest.raises(ConfigError, match=r"rollout\.threads_per_engine: 1 -> 2"):
+        fit([*runs, threads])
 
 
 def test_coefficients_are_never_negative() -> None:
@@ -109,11 +122,11 @@ def test_runs_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         read_run(str(tmp_path / "nothing"))
     overlapping = read_run(run_folder(tmp_path / "a", settings(max_staleness=1)))
     with pytest.raises(ConfigError, match=r"max_staleness=0"):
-        fit(overlapping)
+        fit([overlapping])
     run = read_run(run_folder(tmp_path / "b", settings()))
     other = run.config.model_copy(update={"model": run.config.model.model_copy(update={"path": "other/model"})})
     with pytest.raises(ConfigError, match=r"model\.path: tiny -> other/model"):
-        measured_costs(fit(run), other)
+        measured_costs(fit([run]), other)
     (tmp_path / "b/rollouts/step_000003.parquet").unlink()
     with pytest.raises(DataError, match=r"step_000003\.parquet is missing"):
         read_run(str(tmp_path / "b"))
