@@ -138,6 +138,8 @@ class RunRecord:
             "informative_groups": float(np.mean(informative)),
             "truncated": float(np.mean([c.finish_reason == "length" for c in completions])),
             "completion_tokens": tokens / len(completions),
+            "prompt_tokens": float(np.mean([len(graded.group.prompt.token_ids) for graded in groups])),
+            "prefix_tokens": groups[0].group.prompt.prefix.stop,
             **{f"outcome/{outcome}": outcomes[outcome] / len(grades) for outcome in Outcome},
             **{name: getattr(reports[0], name) for name in LEARNER_MEANS},
             "skipped_updates": reports[0].skipped_updates,

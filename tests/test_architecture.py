@@ -17,7 +17,7 @@ LAYERS = (
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
     {"actors"},
     {"scoring", "training", "evaluation", "comparison", "report"},
-    {"benchmarks"},
+    {"benchmarks", "planning"},
 )
 """A room is a module or folder of the package; it imports from its own layer and from those above in this list."""
 

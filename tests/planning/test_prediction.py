@@ -1,0 +1,124 @@
+"""Whole predictions: what must rise and fall with the hardware, what fits, and figures checked by hand."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from gainrl_ray.cli import load_config
+from gainrl_ray.config import Config
+from gainrl_ray.planning.cluster import Cluster, device_named
+from gainrl_ray.planning.costs import Assumptions, assumptions, decode_cost, sync_cost, train_cost
+from gainrl_ray.planning.prediction import Prediction, Simulator, predict
+from gainrl_ray.planning.search import best_splits, own_splits, with_split
+from gainrl_ray.planning.shape import model_shape
+from gainrl_ray.planning.workload import RankWork, assumed_lengths
+
+PRESETS = Path(__file__).parents[2] / "jobs" / "configs"
+ASSUMED = Assumptions()
+
+
+@cache
+def seven(*arguments: str) -> Config:
+    small = ("--rollout.problems_per_step=128", "--learner.updates_per_step=1", *arguments)
+    return load_config(["--config", "qwen2.5-math-7b-deepscaler", *small], presets=PRESETS)
+
+
+SHAPE = model_shape(seven().model)
+
+
+def cluster(count: int, gpu: str = "h100-80") -> Cluster:
+    return Cluster(device=device_named(gpu), count=count)
+
+
+def predicted(config: Config, count: int = 8, gpu: str = "h100-80") -> Prediction:
+    lengths = assumed_lengths(config, 500, 0.5, 200)
+    return predict(config, SHAPE, cluster(count, gpu), ASSUMED, Simulator(config, lengths, 3))
+
+
+def test_decoding_reads_the_weights_at_the_memory_s_speed() -> None:
+    cost = decode_cost(SHAPE, seven(), cluster(8), ASSUMED)
+    # 7.07e9 weights without the input embedding, 2 bytes each, at 0.7 * 3350 GB/s; 57,344 bytes of cache a token
+    assert cost.weights_s == pytest.approx(2 * 7.0706e9 / (0.7 * 3350e9), rel=1e-3)
+    assert cost.context_s == pytest.approx(57_344 / (0.7 * 3350e9))
+    two = with_split(seven(), engines=2, tensor_parallel=2, learners=4, zero_stage=3)
+    halved = decode_cost(SHAPE, two, cluster(8), ASSUMED)
+    assert halved.weights_s == pytest.approx(cost.weights_s / 2)
+    assert halved.fixed_s == pytest.approx(cost.fixed_s + 2 * 28 * ASSUMED.all_reduce_s)
+
+
+def test_training_takes_six_operations_a_weight_and_token() -> None:
+    plain = seven("--loss.kl_coef=0", "--learner.gradient_checkpointing=false", "--learner.workers=1")
+    cost = train_cost(SHAPE, plain, cluster(8), ASSUMED)
+    work = RankWork(lines=1e6, square=0, head=0, measured=0, passes=1, updates=0)
+    body = SHAPE.parameters - 2 * 152_064 * 3584
+    assert cost.seconds(work) == pytest.approx(6 * body * 1e6 / (0.4 * 989e12) + ASSUMED.pass_s)
+    full = train_cost(SHAPE, seven("--learner.workers=1"), cluster(8), ASSUMED)  # recomputed, and a reference policy
+    assert full.line_s == pytest.approx(cost.line_s * 10 / 6)
+
+
+def test_sync_counts_every_copy() -> None:
+    size = 15_231_233_024
+    sync = sync_cost(SHAPE, seven("--learner.zero_stage=2"), cluster(8), ASSUMED)
+    assert (sync.gather_s, sync.pull_s) == (0, 0)
+    assert sync.pack_s == pytest.approx(size / 4e9 + size / 2e9)
+    assert sync.put_s == pytest.approx(2 * size / 4e9 + size / 2e9)
+    far = with_split(seven(), engines=24, tensor_parallel=1, learners=8, zero_stage=3)
+    assert sync_cost(SHAPE, far, cluster(32), ASSUMED).pull_s == pytest.approx(2 * size / 2.5e9)  # 3 nodes, 2 rounds
+
+
+def test_more_and_better_hardware_is_never_slower() -> None:
+    small, large = (
+        predicted(with_split(seven(), engines=half, tensor_parallel=1, learners=half, zero_stage=3), 2 * half)
+        for half in (4, 8)
+    )
+    assert large.step.generate < small.step.generate
+    assert large.step.train < small.step.train
+    assert large.learner.peak < small.learner.peak
+    older = predicted(seven(), gpu="a100-80")
+    newer = predicted(seven(), gpu="h200-141")
+    assert newer.steps_per_hour > predicted(seven()).steps_per_hour > older.steps_per_hour
+    assert newer.engine.cached_tokens > older.engine.cached_tokens
+
+
+def test_predictions_are_equal_for_equal_seeds() -> None:
+    assert predicted(seven()) == predicted(seven())
+    assert predicted(seven("--run.seed=1")).times != predicted(seven()).times
+
+
+def test_staleness_hides_the_shorter_side() -> None:
+    strict, ahead = (predicted(seven(f"--rollout.max_staleness={steps}")) for steps in (0, 1))
+    last = ahead.times[-1]
+    assert last.total < strict.times[-1].total
+    assert last.generate + ahead.sync.arrive_s < last.total  # hidden behind the learners
+    assert last.total == pytest.approx(last.train + ahead.sync.publish_s, rel=0.02)
+
+
+def test_the_best_split_is_no_worse_than_the_config_s_own() -> None:
+    config = seven()
+    lengths = assumed_lengths(config, 500, 0.5, 200)
+    own = own_splits(config, SHAPE, cluster(8), lengths, ASSUMED)
+    best = best_splits(config, SHAPE, cluster(8), lengths, ASSUMED, 3)
+    assert len(best) == 3
+    assert best[0].steps_per_hour >= own[0][1].steps_per_hour
+    assert all(found.gpus <= 8 and not found.shortages for found in best)
+    scaled = own_splits(config, SHAPE, cluster(16), lengths, ASSUMED)[1]
+    assert scaled[0] == "the same x 2"
+    assert scaled[1].gpus == 16
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    config = seven("--learner.gradient_checkpointing=false", "--learner.zero_stage=2")
+    found = predicted(config, gpu="a100-80")
+    assert found.times == ()
+    assert found.steps_per_hour == 0
+    (reason,) = found.shortages
+    assert "gradient_checkpointing=true (of" in reason
+    assert "learner.zero_stage=3" in reason
+    long = predicted(seven("--rollout.gpu_memory_utilization=0.2"))
+    assert "tensor_parallel_size" in long.shortages[0]
+    assert predicted(seven(), count=6).shortages == ("8 GPUs are asked for, the cluster has 6",)
+
+
+def test_assumptions_can_be_set() -> None:
+    assert assumptions(["train_share=0.5", "pass_s=0"]).train_share == 0.5
