@@ -46,8 +46,8 @@ class _Ours:
     """The rollout engine as an engine actor drives it: a seed for every request, log-probabilities kept."""
 
     def __init__(self, work: StepWork, prompts: list[tuple[int, ...]], folder: Path) -> None:
+        from gainrl_ray.actors.buckets import pack
         from gainrl_ray.actors.engine import RolloutEngine
-        from gainrl_ray.actors.weights import pack
         from gainrl_ray.model.loading import load_model, named_as_on_disk
 
         rollout = {"threads_per_engine": work.threads, "max_new_tokens": work.max_new_tokens}
