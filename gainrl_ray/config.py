@@ -23,6 +23,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 SHARED_FOLDERS = ("datasets", "indexes", "evaluations")
 """Folders beside the runs in `run.storage`."""
 
+LARGEST_ENGINE_RANK = 512
+"""Largest rank of an adapter that vLLM applies."""
+
 R1_SYSTEM_PROMPT = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
     "The assistant first thinks about the reasoning process and then gives the user the answer. "
@@ -192,6 +195,8 @@ class ScoringConfig(Node):
     """CPUs of a scorer actor; continuing an interrupted scoring takes 1.1 more, whatever the number of actors."""
     gpus_per_actor: NonNegativeFloat = 0.0
     """GPUs of a scorer actor."""
+    threads_per_actor: PositiveInt | None = None
+    """Threads of a scorer actor's forward pass; none = its node's CPUs, shared by as many scorers as may be there."""
     deadline_s: PositiveFloat = 14400.0
     """Longest wait for scoring, s."""
 
@@ -399,6 +404,37 @@ class LearnerConfig(Node):
     """KL to the reference policy (mismatch KL without one) that stops the run; null = no limit."""
 
 
+class LoraConfig(Node):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) trained by learners instead of the weights; needs the package peft.
+
+    Without dropout, since the ratio of two passes over the same weights must be 1. A learning rate about ten times
+    that of full training suits them. The reference policy of loss.kl_coef is the model without its adapters.
+    """
+
+    rank: NonNegativeInt = 0
+    """Rank of the adapters; 0 = none, all weights are trained."""
+    alpha: PositiveFloat = 32.0
+    """An adapter adds alpha / rank times the product of its factors to its weight."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get an adapter, such as [q_proj, v_proj]; [] = all but the output head."""
+    sync: Literal["merged", "adapter"] = "merged"
+    """What travels to the engines: all weights with the adapters merged in, or the adapters alone, which vLLM then
+    applies beside the weights it loaded (a version is smaller, generation is slower)."""
+    export: Literal["both", "merged", "adapter"] = "both"
+    """What an exported folder holds: the merged model, the adapter in peft's format in a folder `adapter`, or both."""
+
+    @property
+    def sends_adapters(self) -> bool:
+        """Whether adapters alone travel to the engines."""
+        return self.rank > 0 and self.sync == "adapter"
+
+    @property
+    def export_parts(self) -> tuple[str, ...]:
+        """Parts of an exported folder: `model`, `adapter`."""
+        both = ("model", "adapter") if self.rank else ("model",)
+        return {"both": both, "merged": ("model",), "adapter": both[-1:]}[self.export]
+
+
 class EvaluationConfig(Node):
     """Held-out evaluation while training, before and after, and by jobs/evaluate.py."""
 
@@ -449,6 +485,7 @@ class Config(Node):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     learner: LearnerConfig = LearnerConfig()
+    lora: LoraConfig = LoraConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -470,6 +507,7 @@ class Config(Node):
                 f"learner.updates_per_step {learner.updates_per_step} is above "
                 f"rollout.problems_per_step {self.rollout.problems_per_step}: each update needs a group"
             )
+        self._check_lora()
         if self.rollout.colocated:
             self._takes_turns()
         return self
@@ -483,10 +521,15 @@ class Config(Node):
                 "share a GPU with the learner cannot generate while it trains"
             )
         on_host = learner.offload_optimizer == "cpu" and learner.offload_params == "cpu"
-        if learner.zero_stage not in (1, 2) and not (learner.zero_stage == 3 and on_host):
+        if learner.zero_stage != 2 and not (learner.zero_stage == 3 and on_host):
             raise ValueError(
-                f"rollout.colocated needs learner.zero_stage 1 or 2, or 3 with learner.offload_optimizer=cpu and "
+                "rollout.colocated needs learner.zero_stage 2, or 3 with learner.offload_optimizer=cpu and "
                 f"learner.offload_params=cpu; received {learner.zero_stage}: DeepSpeed moves no other states"
+            )
+        if self.lora.sends_adapters:
+            raise ValueError(
+                "rollout.colocated needs lora.sync=merged, received adapter: an engine that slept gets all its "
+                "weights anew"
             )
         gpus = (learner.gpus_per_worker, rollout.gpus_per_engine)
         if gpus == (0.0, 0.0):
@@ -497,4 +540,18 @@ class Config(Node):
                 "learner.gpus_per_worker 1, rollout.gpus_per_engine 1, rollout.engines of at most learner.workers and "
                 f"rollout.tensor_parallel_size 1; received {gpus[0]:g}, {gpus[1]:g}, {rollout.engines} with "
                 f"{learner.workers} workers and {rollout.tensor_parallel_size}"
+            )
+
+    def _check_lora(self) -> None:
+        if not self.lora.sends_adapters:
+            return
+        if self.lora.rank > LARGEST_ENGINE_RANK:
+            raise ValueError(
+                f"lora.sync=adapter takes a lora.rank of at most {LARGEST_ENGINE_RANK}, vLLM's limit, received "
+                f"{self.lora.rank}: lower it or use lora.sync=merged"
+            )
+        if self.rollout.gpus_per_engine > 0 and self.model.dtype == "float32":
+            raise ValueError(
+                "lora.sync=adapter on GPUs needs model.dtype=bfloat16, received float32: vLLM's kernels for adapters "
+                "take 16-bit weights only; use lora.sync=merged for float32"
             )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +24,14 @@ from gainrl_ray.model.prefill import SIGNAL_VERSION
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
+Watch = Callable[[str, int], None]
+"""Is told PREPARED or SCORED, and the number of rows so far."""
+
+PREPARED, SCORED = "prepared", "scored"
 
 INDEXES = "indexes"
 _WORK = "work"
+_SAY_EVERY_S = 5.0
 _NO_ROWS = pa.table({"row": pa.array([], pa.int64())})
 
 
@@ -40,21 +46,25 @@ class ScoringReport:
     seconds: float  # of the scoring, workers' start included
 
 
-def score(config: Config, say: Say = print) -> ScoringReport:
+def score(config: Config, say: Say = print, watch: Watch = lambda *_: None) -> ScoringReport:
     """The scored index of `config.data.train` under `config.model`, with how it came about. Ray must be connected.
+
+    `watch` is told how far it is, every second or more often.
 
     Raises:
         GainrlError: anything that the user can mend, with what was received and what to do.
     """
     prompts = PromptBuilder(check_model(config.model), config.data.prompt)
+    progress = _Progress(say, watch)
     table = prepare_problems(
         config.data.train,
         prompts=prompts,
         on_bad_row=config.data.on_bad_row,
         storage=Storage(config.run.storage),
+        on_progress=partial(progress.tell, PREPARED),
     )
     say(preflight((scoring_share(config),), cluster_supply(), config.ray.autoscaling))
-    return _find_or_make(config, table, prompts, say)
+    return _find_or_make(config, table, prompts, progress)
 
 
 def ensure_index(config: Config, table: ProblemTable, prompts: PromptBuilder, say: Say = print) -> ScoredIndex:
@@ -67,7 +77,7 @@ def ensure_index(config: Config, table: ProblemTable, prompts: PromptBuilder, sa
         DeadlineError: scoring took longer than `scoring.deadline_s`.
         DataError: scores that are not finite, with their problem ids.
     """
-    return _find_or_make(config, table, prompts, say).index
+    return _find_or_make(config, table, prompts, _Progress(say)).index
 
 
 def fingerprint(config: Config, table: ProblemTable, prompts: PromptBuilder) -> Fingerprint:
@@ -95,21 +105,43 @@ def summary(report: ScoringReport) -> str:
     return "\n" + console_table(rows, "scored index")
 
 
-def _find_or_make(config: Config, table: ProblemTable, prompts: PromptBuilder, say: Say) -> ScoringReport:
+class _Progress:
+    """Tells how far the work is: every report to a watcher, some to a reader."""
+
+    def __init__(self, say: Say, watch: Watch = lambda *_: None) -> None:
+        self.say, self._watch = say, watch
+        self._stage, self._said = "", (0, 0.0)
+
+    def tell(self, stage: str, rows: int, total: int | None = None) -> None:
+        """Report rows done in a stage; the speed told is that since the last line."""
+        self._watch(stage, rows)
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._said = stage, (rows, now)
+        before, then = self._said
+        if rows > before and now - then >= _SAY_EVERY_S:
+            of = "" if total is None else f" of {total:,}"
+            self.say(f"  {rows:,}{of} problems {stage}, {(rows - before) / (now - then):,.0f} a second")
+            self._said = rows, now
+
+
+def _find_or_make(config: Config, table: ProblemTable, prompts: PromptBuilder, progress: _Progress) -> ScoringReport:
     wanted = fingerprint(config, table, prompts)
     folder = Storage(config.run.storage).child(INDEXES, wanted.digest)
     started, scored = time.monotonic(), 0
     if not folder.exists(MANIFEST_FILE):
-        scored = _make(config, table, wanted, folder, say)
+        scored = _make(config, table, wanted, folder, progress)
     index = ScoredIndex.load(folder)
     index.check(wanted, len(table))
     seconds = time.monotonic() - started
     how = f"{scored:,} scored in {seconds:.1f} s ({scored / seconds:,.0f} prompts/s)" if scored else "found"
-    say(f"index of {len(index):,} problems {how}; Spearman with prompt tokens: {_correlations(index)}; {folder.uri}")
+    progress.say(
+        f"index of {len(index):,} problems {how}; Spearman with prompt tokens: {_correlations(index)}; {folder.uri}"
+    )
     return ScoringReport(index=index, folder=folder.uri, rows=table.report, scored=scored, seconds=seconds)
 
 
-def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Storage, say: Say) -> int:
+def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Storage, progress: _Progress) -> int:
     """Number of problems scored by this call; the index is in `folder` when it returns."""
     plan = ScoringPlan(
         problems=table.path,
@@ -119,16 +151,8 @@ def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Stor
         scoring=config.scoring,
         autoscaling=config.ray.autoscaling,
     )
-    started = time.monotonic()
-
-    def progress(scored: int) -> None:
-        if not scored:
-            return
-        speed = scored / (time.monotonic() - started)
-        say(f"  {scored:,} of {len(table):,} problems scored, {speed:,.0f} prompts/s")
-
-    say(f"scoring {len(table):,} problems with {config.model.path} ({config.model.dtype})")
-    scored = score_problems(plan, progress)
+    progress.say(f"scoring {len(table):,} problems with {config.model.path} ({config.model.dtype})")
+    scored = score_problems(plan, partial(progress.tell, SCORED, total=len(table)))
     _collect(plan.work, wanted, len(table)).save(folder)
     folder.delete(_WORK)
     return scored

@@ -8,7 +8,7 @@ import numpy as np
 
 from gainrl_ray.actors.learner import MODEL_FOLDER
 from gainrl_ray.actors.resources import budget, preflight, scoring_share
-from gainrl_ray.actors.run import run_training
+from gainrl_ray.actors.run import TrainingRun
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.cli import config_from_yaml, diff_configs, to_yaml
 from gainrl_ray.config import Config
@@ -19,6 +19,7 @@ from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
+from gainrl_ray.model.lora import check_peft
 from gainrl_ray.rewards.runner import RewardRunner
 from gainrl_ray.scoring import ensure_index
 from gainrl_ray.storage import Storage
@@ -55,21 +56,18 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     """
     started = time.monotonic()
     check_trackers(config.tracking)
+    check_peft(config.lora)
     RewardRunner(config.reward).close()  # a function that cannot be imported is refused before anything starts
     storage = open_run(config, run_name)
     tables = _tables(config, say)
     order = _order(config, tables, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
     storage.write_text(CONFIG_FILE, to_yaml(config))
-    stopped = run_training(
-        config,
-        run_name,
-        train=tables.train,
-        heldout=tables.heldout,
-        order=order,
-        pad_id=tables.pad_id,
-        say=say,
-    )
+    run = TrainingRun(config, run_name, train=tables.train, heldout=tables.heldout, pad_id=tables.pad_id)
+    try:
+        stopped = run.train(order, say)
+    finally:
+        run.close()
     return RunSummary(
         name=run_name,
         folder=storage.uri,

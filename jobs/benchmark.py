@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="score|step|generate|select|sync|start")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     score = commands.add_parser("score", help="prompts/s against the released GAIN-RL procedure")
     score.add_argument("--shape", default="0.5b", choices=["0.5b", "1.5b", "7b", "small"], help="of Qwen2.5")
     score.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--column", default="problem", help="column of the question")
     score.add_argument("--problems", type=int, default=24, help="prompts of a round")
     score.set_defaults(run=_score)
+    scale = commands.add_parser("scale", help="rows/s and memory of scoring by tenth of a large dataset")
+    scale.add_argument("--problems", type=int, default=10**6)
+    scale.set_defaults(run=_scale)
     select = commands.add_parser("select", help="ms of select and observe as the index grows")
     select.add_argument("--curriculum", default="gain", choices=["gain", "length", "uniform", "sequential"])
     select.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     start.set_defaults(run=_start)
     for command, rounds in ((score, 3), (select, 20), (sync, 5), (step, 3), (generate, 5), (start, 3)):
         command.add_argument("--rounds", type=int, default=rounds, help="repetitions, by turns")
+    for command in commands.choices.values():
         command.add_argument("--json", help="file for the figures")
     return parser
 
@@ -109,6 +113,15 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
     from gainrl_ray.benchmarks.starting import run
 
     return run(options.rounds, TRAIN_JOB)
+
+
+def _scale(options: argparse.Namespace) -> dict[str, Any]:
+    import tempfile
+
+    from gainrl_ray.benchmarks.scale import run
+
+    with tempfile.TemporaryDirectory(prefix="gainrl-scale-") as folder:
+        return run(Path(folder), options.problems)
 
 
 def _select(options: argparse.Namespace) -> dict[str, Any]:

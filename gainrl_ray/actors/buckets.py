@@ -1,15 +1,22 @@
-"""Weights on their way: tensors as buckets of bytes, without a copy on either side."""
+"""Weights on their way: tensors as buckets of bytes, without a copy on either side.
+
+torch is imported by those who pack and unpack alone: the store and the pipeline start in half the time without.
+"""
+
+from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 import xxhash
 
 from gainrl_ray.errors import WeightSyncError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class TensorEntry(NamedTuple):
@@ -73,6 +80,8 @@ def pack(named: Iterable[tuple[str, torch.Tensor | None]], bucket_bytes: int) ->
 
 def unpack(bucket: WeightBucket) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) of every entry; the tensors are views of the bucket's bytes and must not be written to."""
+    import torch
+
     for entry, piece in zip(bucket.entries, bucket.pieces, strict=True):
         dtype = getattr(torch, entry.dtype)
         if not piece.nbytes:  # its stride would be 0, by which it cannot be viewed as another type
@@ -94,6 +103,8 @@ class _Stream:
         self._index = self._names = self._size = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
+        import torch
+
         piece = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         self.entries.append(TensorEntry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)))
         self._pieces.append(piece)

@@ -14,113 +14,61 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from gainrl_ray.actors.curriculum import CurriculumActor
-from gainrl_ray.actors.generation import Generator
-from gainrl_ray.actors.generation_loop import Parts
 from gainrl_ray.actors.learner import LearnerTask, train_loop
-from gainrl_ray.actors.pipeline import RolloutPipeline
-from gainrl_ray.actors.pool import RolloutPool
+from gainrl_ray.actors.pipeline_actor import PipelineActor
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
-from gainrl_ray.actors.weights import is_alive, place_store
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import GainrlError
-from gainrl_ray.run_record import RunRecord
-from gainrl_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 POLL_S = 0.5
 FAILURE_GRACE_S = 30.0
-CONTROL_DEADLINE_S = 120.0  # for answers of the curriculum actor, which only keeps books
 
 
-class _PipelineProcess(RolloutPipeline):
-    """The pipeline with its real parts, made where it runs."""
+class TrainingRun:
+    """The actors of a run: engines and learners come up at once, and wait for the curriculum."""
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        run_name: str,
-        curriculum: ActorHandle,
-        train: ProblemTable,
-        heldout: ProblemTable,
-        pad_id: int,
+        self, config: Config, run_name: str, *, train: ProblemTable, heldout: ProblemTable, pad_id: int
     ) -> None:
-        super().__init__(
-            Parts(
-                config=config,
-                curriculum=Remote(curriculum, "curriculum actor", CONTROL_DEADLINE_S),
-                generator=Generator(config, RolloutPool(config)),
-                record=RunRecord(config, run_name, Storage(config.run.storage).child(run_name)),
-                train=train,
-                heldout=heldout,
-                pad_id=pad_id,
-            )
+        self._config, self._train = config, train
+        self._curriculum: ActorHandle | None = None
+        self._pipeline = PipelineActor.options(max_concurrency=3 * config.learner.workers + 8).remote(
+            config, run_name=run_name, train=train, heldout=heldout, pad_id=pad_id
         )
-        self._store: ActorHandle | None = None
+        task = LearnerTask(
+            config=config, run_name=run_name, pipeline=self._pipeline, probe_tokens=train.prompt(0).token_ids
+        )
+        self._control = Remote(self._pipeline, "pipeline", config.rollout.start_deadline_s)
+        self._fit = _Fit(build_trainer(config, run_name, train_loop, task).fit)
 
-    def weight_store(self, node_id: str, version_bytes: int) -> ActorHandle:
-        """The run's weight store, on the node of the learner that first asks; a new one when the last has died.
+    def train(self, order: np.ndarray, say: Say) -> bool:
+        """Run the learners to their end; True when the run was asked to stop before its last step.
+
+        `order` is over the rows of the training problems. Progress goes to `say`, line by line.
 
         Raises:
-            ResourceError: the node's object store cannot hold the versions that are in use at a time.
+            GainrlError: what ended the run.
         """
-        if self._store is None or not is_alive(self._store):
-            self._store = place_store(node_id, version_bytes, keep=self._config.rollout.max_staleness + 2)
-            self._parts.generator.use_store(self._store)
-        return self._store
+        config = self._config
+        self._curriculum = CurriculumActor.remote(config.curriculum, order, self._train.ids, config.run.seed)
+        self._control.use_curriculum_actor(self._curriculum)
+        with _stop_signals(self._pipeline):
+            return _watch(self._fit, self._control, say)
 
-
-PipelineActor: Any = ray.remote(num_cpus=0)(_PipelineProcess)
-
-
-def run_training(
-    config: Config,
-    run_name: str,
-    *,
-    train: ProblemTable,
-    heldout: ProblemTable,
-    order: np.ndarray,
-    pad_id: int,
-    say: Say,
-) -> bool:
-    """Run the learners to their end; True when the run was asked to stop before its last step.
-
-    `order[rank]` is a row of `train`. Progress goes to `say`, line by line.
-
-    Raises:
-        GainrlError: what ended the run.
-    """
-    curriculum = CurriculumActor.remote(config.curriculum, order, train.ids, config.run.seed)
-    pipeline = PipelineActor.options(max_concurrency=2 * config.learner.workers + 8).remote(
-        config,
-        run_name=run_name,
-        curriculum=curriculum,
-        train=train,
-        heldout=heldout,
-        pad_id=pad_id,
-    )
-    task = LearnerTask(
-        config=config,
-        run_name=run_name,
-        pipeline=pipeline,
-        probe_tokens=train.prompt(0).token_ids,
-    )
-    control = Remote(pipeline, "pipeline", config.rollout.start_deadline_s)
-    fit = _Fit(build_trainer(config, run_name, train_loop, task).fit)
-    try:
-        with _stop_signals(pipeline):
-            return _watch(fit, control, say)
-    finally:
+    def close(self) -> None:
+        """End all actors."""
         try:
-            control.close()
+            self._control.close()
         except (GainrlError, RayError) as error:
             logger.warning("the pipeline did not close: %s", error)
-        for actor in (pipeline, curriculum):
-            ray.kill(actor)
+        for actor in (self._pipeline, self._curriculum):
+            if actor is not None:
+                ray.kill(actor)
 
 
 class _Fit(threading.Thread):

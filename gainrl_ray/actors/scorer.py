@@ -7,6 +7,9 @@ The pipeline runs inside a job actor: killing that actor ends it with all it sta
 Ray Data waits for, and Ray Data's settings and log lines stay out of the driver.
 """
 
+import math
+import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+import torch
 from ray.actor import ActorHandle
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
@@ -33,9 +37,10 @@ PARTS, FINISHED = "parts", "finished"
 # Reading and writing tasks: little CPU, so that the cores are the scorers', but some, to stay off a head without CPUs.
 _SIDE_CPUS, _WRITERS = 0.1, 2
 _FILTER_CPUS = 1.0  # what Ray Data asks for the actor that leaves out finished rows
+_BLOCKS_AT_ONCE = 2  # in a scorer: one tokenised, one run
 _POLL_S = 0.5
 _ANSWER_S = 60.0
-_REPORT_EVERY_S = 5.0
+_REPORT_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +88,16 @@ def score_problems(plan: ScoringPlan, on_progress: Callable[[int], None] = lambd
 
 
 class Scorer:
-    """One of the pipeline's actors: a block of problems to their scores, under the prompts that training uses."""
+    """One of the pipeline's actors: a block of problems to their scores, under the prompts that training uses.
 
-    def __init__(
-        self, model: ModelConfig, prompt: PromptConfig, batch_tokens: int, device: str, job: ActorHandle
-    ) -> None:
-        self._batch_tokens, self._job = batch_tokens, job
+    Called for two blocks at a time: while the model runs over one, the next is tokenised.
+    """
+
+    def __init__(self, model: ModelConfig, prompt: PromptConfig, scoring: ScoringConfig, job: ActorHandle) -> None:
+        self._batch_tokens, self._job = scoring.batch_tokens, job
+        self._tokenizing, self._running = threading.Lock(), threading.Lock()
+        device = "cuda" if scoring.gpus_per_actor else "cpu"
+        _use_threads(threads_of_scorer(scoring, _cores()))
         self._refusal: GainrlError | None = None
         try:
             self._prompts = PromptBuilder(load_tokenizer(model), prompt)
@@ -106,8 +115,11 @@ class Scorer:
         """
         if self._refusal is not None:
             raise self._refusal
-        # Padding stands where causal attention never looks, so any token id pads.
-        scores = prefill_angles(self._model, self._build(problems), pad_id=0, batch_tokens=self._batch_tokens)
+        with self._tokenizing:
+            prompts = self._build(problems)
+        with self._running:
+            # Padding stands where causal attention never looks, so any token id pads.
+            scores = prefill_angles(self._model, prompts, pad_id=0, batch_tokens=self._batch_tokens)
         ray.get(self._job.add.remote(len(scores)), timeout=_ANSWER_S)
         return pa.table(
             {
@@ -148,6 +160,30 @@ class _ScoringJob:
 
     def scored(self) -> int:
         return self._count
+
+
+def threads_of_scorer(scoring: ScoringConfig, cores: float) -> int:
+    """Threads of a scorer on a node of `cores`: together those that fit there have no more threads than cores."""
+    if scoring.threads_per_actor is not None:
+        return scoring.threads_per_actor
+    beside = max(1, min(scoring.max_actors, int(cores / scoring.cpus_per_actor)))
+    return max(1, int(cores) // beside)
+
+
+def _cores() -> float:
+    """CPUs of this actor's node: as Ray was told, and no more than the process may use."""
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
+    told = next((found["Resources"].get("CPU", 1.0) for found in ray.nodes() if found["NodeID"] == node), math.inf)
+    return min(told, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _use_threads(count: int) -> None:
+    """Bound this process: torch's pool now, the tokenizer's when its first batch starts it.
+
+    Ray has set OMP_NUM_THREADS to the actor's CPUs, which may be a fraction.
+    """
+    torch.set_num_threads(count)
+    os.environ["RAYON_NUM_THREADS"] = str(count)
 
 
 def _check_supply(plan: ScoringPlan) -> None:
@@ -200,11 +236,15 @@ def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
         fn_constructor_kwargs={
             "model": plan.model,
             "prompt": plan.prompt,
-            "batch_tokens": scoring.batch_tokens,
-            "device": "cuda" if scoring.gpus_per_actor else "cpu",
+            "scoring": scoring,
             "job": job,
         },
-        compute=ray.data.ActorPoolStrategy(min_size=scoring.min_actors, max_size=scoring.max_actors),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=scoring.min_actors,
+            max_size=scoring.max_actors,
+            max_concurrent_calls_per_actor=_BLOCKS_AT_ONCE,
+            enable_true_multi_threading=True,
+        ),
         num_cpus=scoring.cpus_per_actor,
         num_gpus=scoring.gpus_per_actor,
     ).write_parquet(

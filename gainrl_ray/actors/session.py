@@ -1,13 +1,18 @@
 """Where Ray comes from: an own local one, a named cluster, or the cluster of the submitted job."""
 
+import importlib
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from gainrl_ray.config import RayConfig
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ResourceError
+
+SLOW_IMPORTS = ("torch", "transformers.models.auto.tokenization_auto")
+"""What every verb needs next; imported beside the start of Ray's processes, which is mostly waiting."""
 
 
 @contextmanager
@@ -31,6 +36,7 @@ def session(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    threading.Thread(target=lambda: [*map(importlib.import_module, SLOW_IMPORTS)], daemon=True).start()
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address == "local":
         ray.init(

@@ -25,6 +25,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.errors import ModelError
 from gainrl_ray.model.loading import check_model, load_model
+from gainrl_ray.model.lora import WithoutAdapters, adapter_sources, load_trained, merged_sources
 from gainrl_ray.model.policy import Angles, PolicyModel, PolicyOutput, forward_micro_batch
 from gainrl_ray.model.prefill import signal_module
 from gainrl_ray.types import MicroBatch, RankBatch, UpdateReport
@@ -62,15 +63,19 @@ class PolicyEngine:
         self._temperature = config.rollout.temperature
         self._tokenizer = check_model(config.model)
         deepspeed = start_deepspeed(rank=rank, world_size=world_size, deadline_s=learner.collective_deadline_s)
-        self._policy = PolicyModel(load_model(config.model), learner.gradient_checkpointing)
+        self._policy = PolicyModel(
+            load_trained(config.model, config.lora, seed=config.run.seed), learner.gradient_checkpointing
+        )
         self.runs_packs = self._policy.runs_packs
         """Whether batches may pack completions behind their common prompt."""
+        self._facts = zero_state.checkpoint_facts(config, world_size)
         self._measures = _measures_angles(self._policy.language_model, config)
-        parameters = sum(weight.numel() for weight in self._policy.parameters())
-        self.weight_bytes = sum(weight.nbytes for weight in self._policy.parameters())
+        trained = [weight for weight in self._policy.parameters() if weight.requires_grad]
+        published = adapter_sources if config.lora.sends_adapters else merged_sources
+        self.weight_bytes = sum(source.size for source in published(self._policy.language_model))
         """Size of one version of the weights."""
-        settings = deepspeed_config(config, ranks=world_size, parameters=parameters)
-        self._engine = start_engine(deepspeed, model=self._policy, config=settings)
+        settings = deepspeed_config(config, ranks=world_size, parameters=sum(weight.numel() for weight in trained))
+        self._engine = start_engine(deepspeed, model=self._policy, model_parameters=trained, config=settings)
         if learner.zero_stage == 0 and config.model.dtype == "bfloat16":
             # DeepSpeed has taken a step with zero gradients, which Adam's bias correction would count.
             self._engine.basic_optimizer.state.clear()
@@ -103,11 +108,13 @@ class PolicyEngine:
         return tuple(output.logprobs[0].tolist())
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor on the CPU) of every weight on rank 0, nothing elsewhere.
+        """(Hugging Face name, full tensor on the CPU) of what engines get, on rank 0; nothing elsewhere.
 
-        Every rank must exhaust the iterator: ZeRO-3 gathers from all of them, bucket by bucket.
+        That is every weight with adapters merged in, or the adapters' factors alone, as lora.sync says. Every rank
+        must exhaust the iterator: ZeRO-3 gathers from all of them, bucket by bucket.
         """
-        return zero_state.gathered_weights(self._policy.language_model, rank=self._rank)
+        gathered = zero_state.gathered_adapters if self._config.lora.sends_adapters else zero_state.gathered_weights
+        return gathered(self._policy.language_model, rank=self._rank)
 
     def rest(self) -> None:
         """Leave the device to others until `resume`; weights can be read, saved and exported meanwhile."""
@@ -120,7 +127,7 @@ class PolicyEngine:
     def save(self, folder: str | Path) -> None:
         """Write this rank's shards of weights and optimizer into `folder` (one folder for all, or each its own,
         merged afterwards)."""
-        zero_state.save_shards(self._engine, Path(folder), self._facts())
+        zero_state.save_shards(self._engine, Path(folder), self._facts)
 
     def load(self, folder: str | Path) -> None:
         """Continue exactly from what `save` wrote; for an engine that has not trained yet.
@@ -128,22 +135,18 @@ class PolicyEngine:
         Raises DataError for a folder without a whole checkpoint, ConfigError for one made by another number of
         ranks, ZeRO stage or dtype.
         """
-        zero_state.load_shards(self._engine, Path(folder), self._facts())
+        zero_state.load_shards(self._engine, Path(folder), self._facts)
 
     def export(self, folder: str | Path) -> None:
         """Write the policy as a Hugging Face folder that transformers and vLLM load."""
-        zero_state.export_folder(self._policy.language_model, self._tokenizer, Path(folder), rank=self._rank)
-
-    def _facts(self) -> dict[str, Any]:
-        """What a checkpoint has in common with the run that continues it."""
-        return {
-            "learner.workers": self._world_size,
-            "learner.zero_stage": self._config.learner.zero_stage,
-            "model.dtype": self._config.model.dtype,
-        }
+        model, parts = self._policy.language_model, self._config.lora.export_parts
+        zero_state.export_folder(model, self._tokenizer, Path(folder), rank=self._rank, parts=parts)
 
     def _start_reference(self, deepspeed: Any, settings: dict[str, Any]) -> Any:
-        """The frozen start policy, as a callable: sharded under ZeRO-3, else a replica on each rank."""
+        """The frozen start policy, as a callable: the policy without its adapters; without any, a model of its own,
+        sharded under ZeRO-3, else a replica on each rank."""
+        if self._config.lora.rank:
+            return WithoutAdapters(self._engine, self._policy)
         model = PolicyModel(load_model(self._config.model)).requires_grad_(False).eval()
         if self._config.learner.zero_stage < 3:
             return model.to(self._engine.device)

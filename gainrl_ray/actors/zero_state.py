@@ -6,15 +6,17 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gainrl_ray.config import Config
 from gainrl_ray.errors import ConfigError, DataError
 from gainrl_ray.model.loading import named_as_on_disk
+from gainrl_ray.model.lora import WeightSource, adapter_sources, merged_sources, save_adapter_config
 
 SHARD_BYTES = 4 << 30
 """Largest file of an exported model."""
@@ -29,47 +31,60 @@ def gathered_weights(model: Any, *, rank: int) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face name, full tensor on the CPU) of every weight, tied ones once; nothing on ranks other than 0.
 
     All ranks must exhaust it together, since under ZeRO-3 each bucket is gathered from all of them. Tensors have the
-    model's dtype; those that lie whole in this process's memory are shared with the model, not copied. Names are
-    those of checkpoint files: what transformers merges or renames on loading (experts, for example) is taken apart
-    again.
+    model's dtype, with adapters merged in; those that lie whole in this process's memory are shared with the model,
+    not copied. Names are those of checkpoint files: what transformers merges or renames on loading (experts, for
+    example) is taken apart again.
     """
-    from deepspeed import zero
-
-    for bucket in _buckets(model):
-        with zero.GatheredParameters([tensor for _, tensor in bucket]):
-            held = [(name, _on_host(tensor)) for name, tensor in bucket] if rank == 0 else []
-        for name, tensor in held:
-            yield from named_as_on_disk(model, name, tensor)
+    for name, tensor in _gathered(merged_sources(model), rank=rank):
+        yield from named_as_on_disk(model, name, tensor)
 
 
-def export_folder(model: Any, tokenizer: Any, folder: Path, *, rank: int) -> None:
-    """Write config, tokenizer and safetensors that transformers and vLLM load; collective, written by rank 0.
+def gathered_adapters(model: Any, *, rank: int) -> Iterator[tuple[str, Tensor]]:
+    """(name in a peft file, full tensor on the CPU) of the adapters' factors; collective like `gathered_weights`."""
+    return _gathered(adapter_sources(model), rank=rank)
 
+
+def export_folder(model: Any, tokenizer: Any, folder: Path, *, rank: int, parts: Collection[str]) -> None:
+    """Write a folder that transformers and vLLM load; collective, written by rank 0.
+
+    `parts`: `model` for config, tokenizer and safetensors, `adapter` for a folder of that name in peft's format.
     The folder appears whole: it is written beside its place and renamed, and replaces an older one.
     """
-    weights = gathered_weights(model, rank=rank)
-    if rank != 0:
+    draft = folder.with_name(f".{folder.name}.draft")
+    writers = {"model": (gathered_weights, _write_model), "adapter": (gathered_adapters, _write_adapter)}
+    if rank == 0:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    for part in parts:
+        gather, write = writers[part]
+        weights = gather(model, rank=rank)
+        if rank == 0:
+            write(model, tokenizer, weights, draft)
         for _ in weights:
             pass
-        return
-    from transformers import GenerationConfig
+    if rank == 0:
+        _replace(draft, folder)
 
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    _write_shards(weights, draft)
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(draft)
-    if isinstance(model.generation_config, GenerationConfig):
-        model.generation_config.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
-    _replace(draft, folder)
+
+def checkpoint_facts(config: Config, ranks: int) -> dict[str, Any]:
+    """What a checkpoint has in common with the run that continues it."""
+    lora = config.lora
+    return {
+        "learner.workers": ranks,
+        "learner.zero_stage": config.learner.zero_stage,
+        "model.dtype": config.model.dtype,
+        "lora": {"rank": lora.rank, "alpha": lora.alpha, "targets": [*lora.targets]} if lora.rank else None,
+    }
 
 
 def save_shards(engine: Any, folder: Path, facts: dict[str, Any]) -> None:
-    """Write this rank's files of the engine (weights, optimizer); collective. `facts` is the manifest."""
+    """Write this rank's files of the engine (weights that are trained, optimizer); collective.
+
+    `facts` is the manifest. Frozen weights are left to the model's folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+    with _trained_only(engine.module):
+        engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False, exclude_frozen_parameters=True)
     (folder / "zero_to_fp32.py").unlink(missing_ok=True)
     if engine.global_rank == 0:
         (folder / _MANIFEST).write_text(json.dumps(facts))
@@ -96,9 +111,30 @@ def load_shards(engine: Any, folder: Path, facts: dict[str, Any]) -> None:
         )
     engine.checkpoint_engine.load = _load_checked
     with contextlib.redirect_stdout(io.StringIO()):
-        path, _ = engine.load_checkpoint(str(folder), tag=_TAG)
+        path, _ = engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not _is_partly_frozen(engine.module))
     if path is None:
         raise DataError(f"the learner checkpoint in {folder} is incomplete: DeepSpeed found no files for {_TAG!r}")
+
+
+def _is_partly_frozen(module: nn.Module) -> bool:
+    return any(not weight.requires_grad for weight in module.parameters())
+
+
+@contextlib.contextmanager
+def _trained_only(module: nn.Module) -> Iterator[None]:
+    """Leave frozen weights out of the module's state: DeepSpeed would keep one that goes by two names (a tied head)."""
+
+    def drop(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+        kept = {f"{prefix}{name}" for name, weight in module.named_parameters() if weight.requires_grad}
+        for name in state.keys() - kept:
+            del state[name]
+
+    handle = module.register_state_dict_post_hook(drop) if _is_partly_frozen(module) else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _load_checked(path: str, map_location: Any = None) -> Any:
@@ -115,30 +151,50 @@ def _load_checked(path: str, map_location: Any = None) -> Any:
         raise DataError(f"the learner checkpoint's file {path} cannot be read ({error}): use an older one") from error
 
 
-def _buckets(model: Any) -> Iterator[list[tuple[str, Tensor]]]:
-    """Named weights in the model's order, tied ones once, cut into lists of at most GATHER_BYTES (or one weight)."""
-    seen: set[int] = set()
-    bucket: list[tuple[str, Tensor]] = []
+def _gathered(sources: Iterable[WeightSource], *, rank: int) -> Iterator[tuple[str, Tensor]]:
+    """(name, value on the CPU) of every source on rank 0, nothing elsewhere; collective."""
+    from deepspeed import zero
+
+    for bucket in _buckets(sources):
+        with zero.GatheredParameters([parameter for source in bucket for parameter in source.parameters]):
+            # Within the context: after it a gathered parameter is empty again.
+            values = [(source.name, source.value()) for source in bucket] if rank == 0 else []
+        yield from values
+
+
+def _buckets(sources: Iterable[WeightSource]) -> Iterator[list[WeightSource]]:
+    """The sources in order, cut into lists of at most GATHER_BYTES (or one weight)."""
+    bucket: list[WeightSource] = []
     size = 0
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        # A weight that ZeRO-3 shards has no elements of its own; ds_numel is its full size.
-        weight_bytes = getattr(tensor, "ds_numel", tensor.numel()) * tensor.element_size()
-        if bucket and size + weight_bytes > GATHER_BYTES:
+    for source in sources:
+        if bucket and size + source.size > GATHER_BYTES:
             yield bucket
             bucket, size = [], 0
-        bucket.append((name, tensor))
-        size += weight_bytes
+        bucket.append(source)
+        size += source.size
     if bucket:
         yield bucket
 
 
-def _on_host(tensor: Tensor) -> Tensor:
-    """The weight in host memory; copied when it was only gathered for the moment, and is empty again after it."""
-    host = tensor.detach().cpu()
-    return host.clone() if hasattr(tensor, "ds_id") and host.data_ptr() == tensor.data_ptr() else host
+def _write_model(model: Any, tokenizer: Any, weights: Iterator[tuple[str, Tensor]], draft: Path) -> None:
+    from transformers import GenerationConfig
+
+    _write_shards(weights, draft)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(draft)
+    if isinstance(model.generation_config, GenerationConfig):
+        model.generation_config.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+
+
+def _write_adapter(model: Any, tokenizer: Any, weights: Iterator[tuple[str, Tensor]], draft: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = draft / "adapter"
+    folder.mkdir()
+    save_file(dict(weights), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_adapter_config(model, folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _write_shards(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:

@@ -28,8 +28,8 @@ def angle_concentration(
     first = torch.zeros_like(prefix_stop) if start is None else start
     first, prefix_stop, question_stop = (stop.to(hidden.device) for stop in (first, prefix_stop, question_stop))
     _check_spans(hidden.shape[1], first, prefix_stop, question_stop)
-    question = _span_sum(hidden, prefix_stop, question_stop)
-    prefix = _span_sum(hidden, first, prefix_stop)
+    question = _span_sums(hidden, prefix_stop, question_stop)
+    prefix = _span_sums(hidden, first, prefix_stop)
     return concentration_of_sums(question, prefix, question_stop - prefix_stop, prefix_stop - first)
 
 
@@ -38,7 +38,7 @@ def concentration_of_sums(
 ) -> tuple[Tensor, Tensor]:
     """C_intra and C_inter, two [...] float64 tensors, from sums of unit vectors; C_inter is 0 without a prefix.
 
-    question_sum, prefix_sum: [..., hidden_size] float64, of `unit_sum`; question_tokens (at least 1),
+    question_sum, prefix_sum: [..., hidden_size] float64, of `unit_sums`; question_tokens (at least 1),
     prefix_tokens: [...]. For the prefix shared by many prompts one sum serves all.
     """
     questions, prefixes = question_tokens.double(), prefix_tokens.double()
@@ -47,15 +47,18 @@ def concentration_of_sums(
     return c_intra, c_inter
 
 
-def unit_sum(states: Tensor) -> Tensor:
-    """Sum of the unit vectors of hidden states, [hidden_size] float64; zeros for no states.
+def unit_sums(states: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of the unit vectors of runs of hidden states, [runs, hidden_size] float64; zeros for an empty run.
 
-    states: [tokens, hidden_size], any float type. Unit vectors are float32; a state of zeros adds nothing.
+    states: [tokens, hidden_size], any float type, the runs one after the other; lengths: [runs] int64, in all the
+    number of tokens. Unit vectors are float32; a state of zeros adds nothing. One pass on the states' device, each run
+    added up from its first to its last token, so that what stands in other runs changes no bit.
     """
     states = states.float()
     # First by the largest feature: squares of very small or large states leave float32's range.
     states = states / _or_one(states.abs().amax(dim=1, keepdim=True))
-    return (states / _or_one(states.norm(dim=1, keepdim=True))).double().sum(dim=0)
+    units = (states / _or_one(states.norm(dim=1, keepdim=True))).double()
+    return torch.segment_reduce(units, "sum", lengths=lengths.to(units.device), axis=0, initial=0.0)
 
 
 def without_diagonal(c_intra: np.ndarray, question_tokens: np.ndarray) -> np.ndarray:
@@ -89,13 +92,11 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(rank_a @ rank_b) / spread if spread > 0 else float("nan")
 
 
-def _span_sum(hidden: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """`unit_sum` of positions [start, stop) of each row, [batch, hidden_size] float64.
-
-    Row by row, so that the float64 copy is never larger than one span.
-    """
-    spans = zip(hidden, start.tolist(), stop.tolist(), strict=True)
-    return torch.stack([unit_sum(row[first:end]) for row, first, end in spans])
+def _span_sums(hidden: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+    """`unit_sums` of positions [start, stop) of each row, [batch, hidden_size] float64."""
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    within = (positions >= start[:, None]) & (positions < stop[:, None])
+    return unit_sums(hidden[within], stop - start)
 
 
 def _or_one(scale: Tensor) -> Tensor:

@@ -24,7 +24,17 @@ def coordinate_seed(seed: int, purpose: str, *coordinates: Coordinate) -> int:
     return int.from_bytes(_digest(seed, purpose, coordinates, size=4), "little") & 0x7FFFFFFF
 
 
+def coordinate_words(seed: int, purpose: str, *coordinates: Coordinate, count: int) -> list[int]:
+    """`count` integers in [0, 2**64) keyed by all arguments, for keys of hashes."""
+    stream = hashlib.shake_128(_key(seed, purpose, coordinates)).digest(8 * count)
+    return [int.from_bytes(stream[8 * word : 8 * word + 8], "little") for word in range(count)]
+
+
 def _digest(seed: int, purpose: str, coordinates: tuple[Coordinate, ...], size: int) -> bytes:
+    return hashlib.blake2b(_key(seed, purpose, coordinates), digest_size=size).digest()
+
+
+def _key(seed: int, purpose: str, coordinates: tuple[Coordinate, ...]) -> bytes:
     # JSON keeps 1 and "1" apart, and ("ab", "c") and ("a", "bc").
     parts = [index(seed), purpose, *(part if isinstance(part, str) else index(part) for part in coordinates)]
-    return hashlib.blake2b(json.dumps(parts).encode("ascii"), digest_size=size).digest()
+    return json.dumps(parts).encode("ascii")

@@ -90,17 +90,14 @@ class _Transformers:
 
     def __init__(self, work: StepWork, prompts: list[tuple[int, ...]]) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
 
-        from gainrl_ray.model.loading import check_model, model_folder, pad_token_id
+        from gainrl_ray.model.loading import check_model, load_model, pad_token_id
 
         config = Config.model_validate({"model": {"path": work.model, "dtype": work.dtype}})
         torch.set_num_threads(work.threads)
         self.count = _Count()
         pad = pad_token_id(check_model(config.model))
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            model_folder(config.model), dtype=getattr(torch, work.dtype)
-        )
+        self._model: Any = load_model(config.model)
         width = max(map(len, prompts))
         rows = [[pad] * (width - len(ids)) + list(ids) for ids in prompts for _ in range(work.group_size)]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts for _ in range(work.group_size)]

@@ -15,7 +15,7 @@ from gainrl_ray.benchmarks.timing import Spread, by_turns, machine, ratios
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.metrics import METRICS_FILE
+from gainrl_ray.metrics import METRICS_FILE, Record
 from gainrl_ray.model.loading import check_model, model_folder
 from gainrl_ray.storage import Storage
 
@@ -23,6 +23,8 @@ TRL = "trl==1.16.0"
 SKIPPED = 2
 """First steps of a run that are not counted: engines, kernels and caches warm up."""
 DEADLINE_S = 1800.0
+LEARNING_RATE = 1e-8
+RUN = "benchmark"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +92,17 @@ def run(work: StepWork, train_job: Path, data: str = "arithmetic") -> dict[str, 
 
 
 def our_steps(work: StepWork, train_job: Path, data: str, folder: Path) -> list[StepCost]:
-    """The counted steps of a run of jobs/train.py; evaluation is not part of a step."""
+    """The counted steps of a run of jobs/train.py."""
+    timed_lines([sys.executable, str(train_job), *our_arguments(work, data, folder)], deadline_s=DEADLINE_S)
+    records = [json.loads(line) for line in (folder / RUN / METRICS_FILE).read_text().splitlines()]
+    return counted(records)
+
+
+def our_arguments(work: StepWork, data: str, folder: Path) -> list[str]:
+    """The command line of jobs/train.py for this work."""
     settings = {
         "run.storage": folder,
-        "run.name": "benchmark",
+        "run.name": RUN,
         "run.steps": work.steps,
         "model.path": work.model,
         "model.dtype": work.dtype,
@@ -108,13 +117,15 @@ def our_steps(work: StepWork, train_job: Path, data: str, folder: Path) -> list[
         "rollout.threads_per_engine": work.threads,
         "learner.threads_per_worker": work.threads,
         "reward.function": f"{trl_peer.__name__}:spread",
-        "optimizer.lr": 1e-8,
+        "optimizer.lr": LEARNING_RATE,
         "evaluation.every": 0,
         "checkpoint.every": work.steps,
     }
-    arguments = [f"--{key}={value}" for key, value in settings.items()]
-    timed_lines([sys.executable, str(train_job), *arguments], deadline_s=DEADLINE_S)
-    records = [json.loads(line) for line in (folder / "benchmark" / METRICS_FILE).read_text().splitlines()]
+    return [f"--{key}={value}" for key, value in settings.items()]
+
+
+def counted(records: list[Record]) -> list[StepCost]:
+    """The cost of each step of a run's records after the first SKIPPED; evaluation is not part of a step."""
     return [
         StepCost(record["seconds/total"] - record["seconds/evaluate"], record["trained_tokens"])
         for record in records
@@ -131,7 +142,13 @@ def trl_steps(work: StepWork, prompts: dict[str, tuple[int, ...]], spec_file: Pa
 
 def trl_lines(work: StepWork, prompts: dict[str, tuple[int, ...]], spec_file: Path) -> list[Line]:
     """What `trl_peer` prints for this work."""
-    spec = {**asdict(work), "model": model_folder(_config(work).model), "prompts": list(prompts), "lr": 1e-8, "seed": 0}
+    spec = {
+        **asdict(work),
+        "model": model_folder(_config(work).model),
+        "prompts": list(prompts),
+        "lr": LEARNING_RATE,
+        "seed": 0,
+    }
     spec_file.write_text(json.dumps(spec))
     command = [str(peer_python("trl", TRL)), trl_peer.__file__, str(spec_file)]
     return timed_lines(command, deadline_s=DEADLINE_S, environment={"OMP_NUM_THREADS": str(work.threads)})

@@ -6,10 +6,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from gainrl_ray.config import CurriculumConfig
-from gainrl_ray.errors import ConfigError, DataError
+from gainrl_ray.errors import ConfigError
 from gainrl_ray.types import StepOutcome
 
 Signal = Literal["none", "angle", "length"]
+Order = np.ndarray | range
+"""`order[rank]` is a row, each of 0..N-1 once; `range(N)` is the dataset's own order, which needs no memory."""
 
 
 class Strategy(ABC):
@@ -25,26 +27,16 @@ class Strategy(ABC):
     wants_angle: ClassVar[bool]
     """Whether `observe` uses the angle concentration measured while training, of every slot."""
 
-    def __init__(self, config: CurriculumConfig, order: np.ndarray, seed: int) -> None:
-        """`config` is the strategy's own section; `order[rank]` is a row.
-
-        Raises: DataError when order does not hold each of 0..N-1 once.
-        """
+    def __init__(self, config: CurriculumConfig, order: Order, seed: int) -> None:
+        """`config` is the strategy's own section; the order is neither read through nor copied."""
         self._config = config
-        self._order = np.asarray(order, dtype=np.int64)
-        size = self._order.size
-        valid = self._order.ndim == 1 and size > 0 and self._order.min() >= 0 and self._order.max() < size
-        if not valid or np.bincount(self._order, minlength=size).max() > 1:
-            raise DataError(
-                f"an order of shape {self._order.shape} that does not hold each row of 0..{max(size - 1, 0)} once: "
-                "it was made for another dataset; score this one"
-            )
+        self._order = order
         self._seed = seed
 
     @property
     def size(self) -> int:
         """N, the number of rows in the order."""
-        return self._order.size
+        return len(self._order)
 
     def select(self, step: int, count: int) -> np.ndarray:
         """`count` distinct rows for `step`, [count] int64, by rising rank where rank has a meaning.
@@ -56,7 +48,8 @@ class Strategy(ABC):
                 f"rollout.problems_per_step is {count} and the dataset has {self.size} problems: "
                 f"a step needs 1 to {self.size} of them"
             )
-        return self._order[self._ranks(step, count)]
+        ranks = self._ranks(step, count)
+        return ranks if isinstance(self._order, range) else self._order[ranks].astype(np.int64)
 
     @abstractmethod
     def _ranks(self, step: int, count: int) -> np.ndarray:

@@ -1,14 +1,15 @@
 """GAIN-RL (arXiv 2506.02281): a Gaussian window over the sorted index, moved by accuracy and angle."""
 
 from dataclasses import asdict, dataclass, replace
-from math import ceil, floor, isfinite, isnan, sqrt, tanh
+from math import isfinite, isnan, tanh
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gainrl_ray.algo.randomness import coordinate_rng
+from gainrl_ray.algo.windows import draw_window
 from gainrl_ray.config import GainConfig
-from gainrl_ray.curricula.base import Signal, Strategy
+from gainrl_ray.curricula.base import Order, Signal, Strategy
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.types import StepOutcome
 
@@ -38,7 +39,7 @@ class GainStrategy(Strategy):
     signal: ClassVar[Signal] = "angle"
     wants_angle: ClassVar[bool] = True
 
-    def __init__(self, config: GainConfig, order: np.ndarray, seed: int) -> None:
+    def __init__(self, config: GainConfig, order: Order, seed: int) -> None:
         super().__init__(config, order, seed)
         self._config: GainConfig = config
         self._sigma = in_ranks(config.sigma, self.size)
@@ -92,52 +93,3 @@ class GainStrategy(Strategy):
 def in_ranks(value: float, size: int) -> float:
     """A setting in ranks: a value up to 1 is a fraction of `size`, above 1 it is ranks already."""
     return value * size if value <= 1.0 else value
-
-
-def draw_window(rng: np.random.Generator, *, mu: float, sigma: float, size: int, count: int) -> np.ndarray:
-    """`count` distinct ranks of 0..size-1 in rising order, [count] int64.
-
-    The set is distributed as by drawing one rank after the other, without replacement, each with probability
-    proportional to exp(-(rank - mu)^2 / (2 sigma^2)) among those left (what `choice(replace=False, p=...)` means).
-    The ranks with the largest log weight plus Gumbel noise are exactly such a draw (Gumbel top-k, arXiv
-    1903.06059), and in logarithms no weight underflows, wherever mu is.
-
-    Time is in sigma + count, not in size: ranks too far to be drawn in double precision get no noise (`_reach`).
-    """
-    first, stop = _reach(mu, sigma, size, count)
-    likeliest = _nearest(mu, size)
-    # The log weight relative to the likeliest rank, negated and factored: of a far mu the squares would lose their
-    # differences. In place, since fresh arrays of this size cost more than the arithmetic.
-    offset = np.arange(first - likeliest, stop - likeliest, dtype=np.float64)
-    keys = offset + 2.0 * (likeliest - mu)
-    keys *= offset
-    keys /= 2.0 * sigma * sigma
-    keys += _negated_gumbel(rng, keys.size)
-    return np.sort(np.argpartition(keys, count - 1)[:count]) + first
-
-
-def _negated_gumbel(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Logarithms of exponential noise, [count] float64."""
-    noise = rng.random(count)
-    np.negative(noise, out=noise)
-    np.log1p(noise, out=noise)
-    np.negative(noise, out=noise)
-    # An exponential of exactly 0 has no logarithm.
-    np.maximum(noise, np.finfo(np.float64).tiny, out=noise)
-    return np.log(noise, out=noise)
-
-
-def _reach(mu: float, sigma: float, size: int, count: int) -> tuple[int, int]:
-    """The half-open range of ranks that can be among the `count` drawn.
-
-    Uniform noise comes in steps of 2^-53, so exponential noise is below e^4 and, unless 0, above e^-37. Each of the
-    `count` ranks nearest to mu has log(noise / weight) below 4 - its log weight; a rank whose log weight is 41 less
-    than the least of theirs stays above that and is never among the `count` smallest.
-    """
-    farthest = abs(mu - _nearest(mu, size)) + count
-    radius = sqrt(farthest**2 + 2.0 * 41.0 * sigma**2)
-    return max(floor(mu - radius), 0), min(ceil(mu + radius) + 1, size)
-
-
-def _nearest(mu: float, size: int) -> int:
-    return min(max(round(mu), 0), size - 1)

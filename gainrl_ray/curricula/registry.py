@@ -1,9 +1,7 @@
 """Curricula by the name in the config."""
 
-import numpy as np
-
 from gainrl_ray.config import CurriculumConfig
-from gainrl_ray.curricula.base import Strategy
+from gainrl_ray.curricula.base import Order, Strategy
 from gainrl_ray.curricula.gain import GainStrategy
 from gainrl_ray.curricula.length import LengthStrategy
 from gainrl_ray.curricula.sequential import SequentialStrategy
@@ -19,9 +17,6 @@ def strategy_class(config: CurriculumConfig) -> type[Strategy]:
     return _STRATEGIES[config.name]
 
 
-def build_strategy(config: CurriculumConfig, *, order: np.ndarray, seed: int) -> Strategy:
-    """The strategy that `config` names, over `order[rank] = row`, sorted by its signal.
-
-    Raises: DataError when order does not hold each of 0..N-1 once.
-    """
+def build_strategy(config: CurriculumConfig, *, order: Order, seed: int) -> Strategy:
+    """The strategy that `config` names, over `order[rank] = row`, sorted by its signal."""
     return strategy_class(config)(config, order, seed)

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -71,12 +71,18 @@ class RowReport:
 
 
 def prepare_problems(
-    config: SourceConfig, *, prompts: PromptBuilder, on_bad_row: Literal["error", "skip"], storage: Storage
+    config: SourceConfig,
+    *,
+    prompts: PromptBuilder,
+    on_bad_row: Literal["error", "skip"],
+    storage: Storage,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> "ProblemTable":
     """The checked problems of a dataset, from `storage`'s folder `datasets` when the same inputs were checked before.
 
     Memory is bounded whatever the dataset's size (a .json array apart). Bad rows are counted, and listed with file and
-    line in bad_rows.jsonl beside the problems.
+    line in bad_rows.jsonl beside the problems. `on_progress` is given the number of rows checked so far, every
+    thousand rows.
 
     Raises:
         DataError: nothing of that name, an unreadable file, an unknown column, no usable row; with `on_bad_row`
@@ -85,7 +91,7 @@ def prepare_problems(
     source = open_source(config)
     folder = storage.child(DATASETS, _key(source, config, prompts))
     if not folder.exists(REPORT_FILE):
-        _canonicalise(source, config, prompts, folder)
+        _canonicalise(source, config, prompts, folder, on_progress)
     table = ProblemTable.open(folder, prompts)
     # Equal content under another path was checked before: messages speak of the path at hand.
     report = table.report = replace(table.report, path=config.path)
@@ -209,7 +215,9 @@ def _key(source: Source, config: SourceConfig, prompts: PromptBuilder) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _canonicalise(source: Source, config: SourceConfig, prompts: PromptBuilder, folder: Storage) -> None:
+def _canonicalise(
+    source: Source, config: SourceConfig, prompts: PromptBuilder, folder: Storage, on_progress: Callable[[int], None]
+) -> None:
     """Check all rows and write problems, bad rows and, last, the report."""
     checker, content = RowChecker(config), hashlib.sha256()
     bad: Counter[str] = Counter()
@@ -232,6 +240,7 @@ def _canonicalise(source: Source, config: SourceConfig, prompts: PromptBuilder, 
             if good:
                 writer.write_table(_table(good, kept))
             kept += len(good)
+            on_progress(kept + sum(bad.values()))
     if not bad:
         folder.delete(BAD_ROWS_FILE)
     report = {

@@ -4,12 +4,13 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gainrl_ray.algo.angles import concentration_of_sums, unit_sum
+from gainrl_ray.algo.angles import concentration_of_sums, unit_sums
 from gainrl_ray.errors import ModelError
 from gainrl_ray.types import AngleScore, Prompt
 
@@ -32,7 +33,19 @@ class _Prefix:
 
     tokens: int
     cache: Any  # transformers Cache of one row; None without a prefix
-    unit_sum: Tensor  # [hidden_size] float64, on the CPU
+    unit_sum: Tensor  # [hidden_size] float64, on the model's device
+
+    def cache_of(self, rows: int) -> Any:
+        """The cache for a batch of `rows` questions, to be added to; it shares the prefix's keys and values."""
+        if self.cache is None:
+            return None
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in cache.layers:
+            # The signal layer may have none; a layer's update puts longer tensors in their place, never into them.
+            if layer.get_seq_length() > 0:
+                layer.keys, layer.values = (kept.expand(rows, -1, -1, -1) for kept in (layer.keys, layer.values))
+        return cache
 
 
 def signal_module(model: nn.Module) -> nn.Module:
@@ -77,12 +90,26 @@ def prefill_angles(model: Any, prompts: Sequence[Prompt], pad_id: int, batch_tok
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
         groups[prompt.token_ids[: prompt.prefix.stop]].append(index)
-    scores: dict[int, AngleScore] = {}
+    order: list[int] = []
+    found: list[Tensor] = []
     for prefix_ids, members in groups.items():
         prefix = _run_prefix(model, prefix_ids)
         for batch in _length_batches(prompts, members, prefix.tokens, batch_tokens):
-            chosen = [prompts[index] for index in batch]
-            scores.update(zip(batch, _question_angles(model, prefix, chosen, pad_id), strict=True))
+            questions = [prompts[i].token_ids[prompts[i].question.start : prompts[i].question.stop] for i in batch]
+            found.append(_question_angles(model, prefix, questions, pad_id))
+            order += batch
+    # One transfer for all: one a batch would have the device wait for Python each time.
+    values = torch.cat(found).tolist() if found else []
+    scores: dict[int, AngleScore] = {}
+    for index, (c_intra, c_inter) in zip(order, values, strict=True):
+        prompt = prompts[index]
+        scores[index] = AngleScore(
+            problem_id=prompt.problem_id,
+            c_intra=c_intra,
+            c_inter=c_inter,
+            prompt_tokens=len(prompt.token_ids),
+            question_tokens=prompt.question.length,
+        )
     return [scores[index] for index in range(len(prompts))]
 
 
@@ -110,38 +137,27 @@ def signal_states(model: Any, token_ids: Tensor, **inputs: Any) -> Tensor:
 
 def _run_prefix(model: Any, token_ids: tuple[int, ...]) -> _Prefix:
     if not token_ids:
-        return _Prefix(0, None, torch.zeros(1, dtype=torch.float64))
+        return _Prefix(0, None, torch.zeros(1, dtype=torch.float64, device=model.device))
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
     states = signal_states(model, torch.tensor([token_ids]), past_key_values=cache, use_cache=True)
-    return _Prefix(len(token_ids), cache, unit_sum(states[0]).cpu())
+    return _Prefix(len(token_ids), cache, unit_sums(states[0], torch.tensor([len(token_ids)]))[0])
 
 
-def _question_angles(model: Any, prefix: _Prefix, prompts: Sequence[Prompt], pad_id: int) -> list[AngleScore]:
-    """The scores of one batch of prompts with a common prefix."""
-    lengths = [prompt.question.length for prompt in prompts]
-    token_ids = torch.full((len(prompts), max(lengths)), pad_id, dtype=torch.int64)
-    for row, prompt in zip(token_ids, prompts, strict=True):
-        row[: prompt.question.length] = torch.tensor(prompt.token_ids[prompt.question.start : prompt.question.stop])
-    cache = copy.deepcopy(prefix.cache)
-    if cache is not None:
-        cache.batch_repeat_interleave(len(prompts))
+def _question_angles(model: Any, prefix: _Prefix, questions: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """C_intra and C_inter of questions after a common prefix, [batch, 2] float64 on the model's device."""
+    lengths = torch.tensor([len(question) for question in questions])
+    within = torch.arange(int(lengths.max())) < lengths[:, None]
+    token_ids = torch.full(within.shape, pad_id, dtype=torch.int64)
+    token_ids[within] = torch.tensor(list(chain.from_iterable(questions)))
+    cache = prefix.cache_of(len(questions))
     states = signal_states(model, token_ids, past_key_values=cache, use_cache=cache is not None)
-    sums = torch.stack([unit_sum(row[:length]) for row, length in zip(states, lengths, strict=True)]).cpu()
-    c_intra, c_inter = concentration_of_sums(
-        sums, prefix.unit_sum, torch.tensor(lengths), torch.tensor(prefix.tokens).expand(len(prompts))
-    )
-    return [
-        AngleScore(
-            problem_id=prompt.problem_id,
-            c_intra=intra,
-            c_inter=inter,
-            prompt_tokens=len(prompt.token_ids),
-            question_tokens=length,
-        )
-        for prompt, length, intra, inter in zip(prompts, lengths, c_intra.tolist(), c_inter.tolist(), strict=True)
-    ]
+    real = within.flatten().nonzero().squeeze(1).to(states.device)
+    lengths = lengths.to(states.device)
+    sums = unit_sums(states.flatten(0, 1)[real], lengths)
+    angles = concentration_of_sums(sums, prefix.unit_sum, lengths, torch.full_like(lengths, prefix.tokens))
+    return torch.stack(angles, dim=1)
 
 
 def _length_batches(

@@ -25,9 +25,10 @@ SHAPES = {
     "7b": Shape(
         layers=28, hidden=3584, intermediate=18_944, heads=28, key_value_heads=4, vocabulary=152_064, tied=False
     ),
+    "smallest": Shape(layers=1, hidden=32, intermediate=64, heads=2, key_value_heads=1, vocabulary=1024, tied=True),
     "small": Shape(layers=2, hidden=64, intermediate=128, heads=4, key_value_heads=2, vocabulary=512, tied=True),
 }
-"""Those of Qwen2.5 (arXiv 2412.15115, table 1 and the published configs), and one for tests."""
+"""Those of Qwen2.5 (arXiv 2412.15115, table 1 and the published configs), and two for tests and pipelines."""
 
 
 def random_model(name: str, *, dtype: str, device: str) -> Any:

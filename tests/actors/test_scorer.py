@@ -92,7 +92,7 @@ def test_a_killed_scoring_continues_and_equals_one_process(ray_session, tmp_path
 
 
 def test_a_model_that_does_not_load_is_told_by_the_first_call(tmp_path):
-    actor = Scorer(ModelConfig(path=str(tmp_path)), PromptConfig(), batch_tokens=64, device="cpu", job=None)
+    actor = Scorer(ModelConfig(path=str(tmp_path)), PromptConfig(), ScoringConfig(), job=None)
     with pytest.raises(ModelError, match="folder without config"):
         actor(pa.table({"row": [0], "problem_id": ["a"], "question": ["What is 2+2?"]}))
 

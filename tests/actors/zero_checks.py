@@ -144,7 +144,7 @@ class Rank:
         """
         engine, seen = self.first_update(config)
         learner = config.learner
-        if rests := learner.zero_stage in (1, 2) or learner.offload_params == "cpu":
+        if rests := learner.zero_stage == 2 or learner.offload_params == "cpu":
             engine.rest()
             seen["resting"] = weights_now(engine)
         engine.save(self.folder / name)

@@ -12,7 +12,7 @@ from gainrl_ray.algo.angles import (
     concentration_of_sums,
     length_residual,
     spearman,
-    unit_sum,
+    unit_sums,
     without_diagonal,
 )
 
@@ -128,16 +128,19 @@ def test_a_shared_prefix_needs_one_sum() -> None:
     prefix, questions = torch.randn(4, 8), torch.randn(3, 5, 8)
     whole = torch.cat([prefix.expand(3, 4, 8), questions], dim=1)
     expected = angle_concentration(whole, _spans(4, 4, 4), _spans(9, 9, 9))
-    sums = torch.stack([unit_sum(question) for question in questions])
-    found = concentration_of_sums(sums, unit_sum(prefix), torch.tensor(5), torch.tensor(4))
+    sums = unit_sums(questions.flatten(0, 1), torch.tensor([5, 5, 5]))
+    found = concentration_of_sums(sums, unit_sums(prefix, torch.tensor([4])), torch.tensor(5), torch.tensor(4))
     assert torch.allclose(found[0], expected[0], atol=1e-12)
     assert torch.allclose(found[1], expected[1], atol=1e-12)
 
 
-def test_a_sum_worked_by_hand() -> None:
-    # (3, 4) / 5 + (0, -2) / 2 + nothing.
-    assert unit_sum(torch.tensor([[3.0, 4.0], [0.0, -2.0], [0.0, 0.0]])).tolist() == pytest.approx([0.6, -0.2])
-    assert unit_sum(torch.zeros(0, 3)).tolist() == [0.0, 0.0, 0.0]
+def test_sums_worked_by_hand() -> None:
+    # (3, 4) / 5 + (0, -2) / 2 + nothing; an empty run; (5, 0) / 5.
+    states = torch.tensor([[3.0, 4.0], [0.0, -2.0], [0.0, 0.0], [5.0, 0.0]])
+    sums = unit_sums(states, torch.tensor([3, 0, 1]))
+    assert sums.dtype == torch.float64
+    assert sums.flatten().tolist() == pytest.approx([0.6, -0.2, 0.0, 0.0, 1.0, 0.0])
+    assert unit_sums(torch.zeros(0, 3), torch.tensor([0])).tolist() == [[0.0, 0.0, 0.0]]
     no_prefix = concentration_of_sums(torch.ones(2), torch.zeros(2), torch.tensor(2), torch.tensor(0))
     assert [value.item() for value in no_prefix] == [0.5, 0.0]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gainrl_ray.algo.randomness import coordinate_rng, coordinate_seed
+from gainrl_ray.algo.randomness import coordinate_rng, coordinate_seed, coordinate_words
 
 
 def test_same_coordinates_same_draw_whatever_was_drawn_before() -> None:
@@ -50,3 +50,11 @@ def test_seeds_fill_their_range_evenly() -> None:
     assert len(np.unique(seeds)) == 4000
     counts = np.histogram(seeds, bins=8, range=(0, 2**31))[0]
     assert ((counts - 500) ** 2 / 500).sum() < 24.3  # chi-square, 7 degrees of freedom, p = 0.001
+
+
+def test_words_are_the_start_of_one_stream_and_use_all_bits() -> None:
+    words = coordinate_words(1, "shuffle", 2, count=200)
+    assert words[:3] == coordinate_words(1, "shuffle", 2, count=3) != coordinate_words(1, "shuffle", 3, count=3)
+    assert all(0 <= word < 2**64 for word in words) and len(set(words)) == 200
+    for bit in range(64):
+        assert 60 < sum(word >> bit & 1 for word in words) < 140  # 100 on average, 5.6 standard deviations

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gainrl_ray.algo.permutation import Permutation
 from gainrl_ray.config import UniformConfig
 from gainrl_ray.curricula.uniform import UniformStrategy
 
@@ -36,5 +37,18 @@ def test_no_window_has_a_problem_twice_when_the_size_does_not_divide() -> None:
 
 def test_every_problem_is_equally_likely() -> None:
     strategy = _strategy(10)
-    counts = np.bincount(np.concatenate([strategy.select(step, 4) for step in range(4000)]), minlength=10)
-    assert ((counts - 1600) ** 2 / 1600).sum() < 27.9  # p = 0.001 at 9 degrees of freedom
+    counts = np.bincount(np.concatenate([strategy.select(step, 4) for step in range(1500)]), minlength=10)
+    assert ((counts - 600) ** 2 / 600).sum() < 27.9  # p = 0.001 at 9 degrees of freedom
+
+
+def test_rows_are_those_of_the_computed_permutation() -> None:
+    """Step 7 of 3 windows a pass is the second window of the third pass."""
+    expected = 11 - Permutation(12, 6, "uniform", 2)(np.arange(4, 8))
+    assert _strategy(12, seed=6).select(7, 4).tolist() == expected.tolist()
+
+
+def test_a_window_of_a_huge_dataset_is_drawn_at_once() -> None:
+    strategy = UniformStrategy(UniformConfig(), range(10**15), seed=0)
+    rows = np.concatenate([strategy.select(step, 1000) for step in (0, 1, 10**12 - 1, 10**12, 10**13)])
+    assert len(set(rows.tolist())) == 5000
+    assert np.bincount(rows // 10**14, minlength=10).min() > 400  # 500 on average, 4.7 standard deviations
