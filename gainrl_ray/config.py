@@ -521,10 +521,15 @@ class Config(Node):
                 "share a GPU with the learner cannot generate while it trains"
             )
         on_host = learner.offload_optimizer == "cpu" and learner.offload_params == "cpu"
-        if learner.zero_stage not in (1, 2) and not (learner.zero_stage == 3 and on_host):
+        if learner.zero_stage != 2 and not (learner.zero_stage == 3 and on_host):
             raise ValueError(
-                f"rollout.colocated needs learner.zero_stage 1 or 2, or 3 with learner.offload_optimizer=cpu and "
+                "rollout.colocated needs learner.zero_stage 2, or 3 with learner.offload_optimizer=cpu and "
                 f"learner.offload_params=cpu; received {learner.zero_stage}: DeepSpeed moves no other states"
+            )
+        if self.lora.sends_adapters:
+            raise ValueError(
+                "rollout.colocated needs lora.sync=merged, received adapter: an engine that slept gets all its "
+                "weights anew"
             )
         gpus = (learner.gpus_per_worker, rollout.gpus_per_engine)
         if gpus == (0.0, 0.0):

@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7, 10**8])
     select.add_argument("--count", type=int, default=1024, help="problems of a step")
     select.set_defaults(run=_select)
+    sync = commands.add_parser("sync", help="seconds and GB/s of each stage of a weight sync")
+    sync.add_argument("--shape", default="0.5b", choices=["0.5b", "1.5b", "7b", "small", "tiny"], help="of Qwen2.5")
+    sync.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    sync.add_argument("--bucket-mib", type=float, default=256.0, help="as sync.bucket_mib")
+    sync.add_argument("--threads", type=int, default=2, help="of the engine")
+    sync.set_defaults(run=_sync)
     step = commands.add_parser("step", help="seconds of a training step against TRL's GRPOTrainer")
     step.add_argument("--steps", type=int, default=8, help="of a run; the first two are not counted")
     step.add_argument("--rows", type=int, default=32, help="completions of one of TRL's forward passes")
@@ -61,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=2, help="of every part")
     start = commands.add_parser("start", help="seconds from the command to the first trained step")
     start.set_defaults(run=_start)
-    for command, rounds in ((score, 3), (select, 20), (step, 3), (generate, 5), (start, 3)):
+    for command, rounds in ((score, 3), (select, 20), (sync, 5), (step, 3), (generate, 5), (start, 3)):
         command.add_argument("--rounds", type=int, default=rounds, help="repetitions, by turns")
     for command in commands.choices.values():
         command.add_argument("--json", help="file for the figures")
@@ -78,6 +84,13 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     rows = open_source(SourceConfig(path=options.data, question_column=options.column)).rows()
     questions = [row.values.get(options.column) for row in rows]
     return run(benchmark, [question for question in questions if isinstance(question, str)])
+
+
+def _sync(options: argparse.Namespace) -> dict[str, Any]:
+    from gainrl_ray.benchmarks.syncing import SyncBenchmark, run
+
+    names = ("shape", "dtype", "bucket_mib", "threads", "rounds")
+    return run(SyncBenchmark(**{name: getattr(options, name) for name in names}))
 
 
 def _step(options: argparse.Namespace) -> dict[str, Any]:

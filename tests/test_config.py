@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from gainrl_ray.actors.resources import budget, scoring_share, shortage
 from gainrl_ray.cli import load_config
 from gainrl_ray.config import Config, GainConfig, LearnerConfig, LossConfig, OptimizerConfig, RunConfig
 from gainrl_ray.config_fields import accepted, all_fields, nearest_key, sections
@@ -55,6 +56,20 @@ def test_a_loss_fragment_changes_the_loss_alone(name: str) -> None:
     assert config.loss == LOSSES[name]
     assert config.model_copy(update={"loss": LossConfig()}) == load_config([], presets=PRESETS).model_copy(
         update={"loss": LossConfig()}
+    )
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-0.5b-gsm8k", "qwen2.5-math-1.5b-deepscaler"])
+def test_a_preset_fits_one_gpu(name: str) -> None:
+    config = load_config(["--config", name, "--config", "one-gpu"], presets=PRESETS)
+    assert shortage(budget(config), {"CPU": 8.0, "GPU": 1.0}) is None
+    assert shortage((scoring_share(config),), {"CPU": 8.0, "GPU": 1.0}) is None
+    assert config.rollout.colocated
+    alone = load_config(["--config", name], presets=PRESETS)
+    assert (config.curriculum, config.loss, config.rollout.group_size) == (
+        alone.curriculum,
+        alone.loss,
+        alone.rollout.group_size,
     )
 
 

@@ -12,17 +12,24 @@ def rest(engine: Any, reference: Any) -> None:
     parameters and optimizer live in host memory anyway (the settings ask for it), and nothing is moved.
     """
     on_gpu = torch.cuda.is_available()
-    if engine.zero_optimization_stage() < 3:
+    if engine.zero_optimization_stage() == 2:
         engine.offload_states(pin_memory=on_gpu)
-        if reference is not None:
-            reference.to("cpu")
+        _move(engine, reference, "cpu")
     if on_gpu:
         torch.cuda.empty_cache()
 
 
 def resume(engine: Any, reference: Any) -> None:
     """Move back what `rest` moved."""
-    if engine.zero_optimization_stage() < 3:
+    if engine.zero_optimization_stage() == 2:
         engine.reload_states()
-        if reference is not None:
-            reference.to(engine.device)
+        _move(engine, reference, engine.device)
+
+
+def _move(engine: Any, reference: Any, device: Any) -> None:
+    """Move what is not trained, which DeepSpeed leaves where it is: frozen weights, buffers and the reference."""
+    frozen = (weight for weight in engine.module.parameters() if not weight.requires_grad)
+    for tensor in (*frozen, *engine.module.buffers()):
+        tensor.data = tensor.data.to(device)
+    if isinstance(reference, torch.nn.Module):
+        reference.to(device)

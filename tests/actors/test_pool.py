@@ -59,6 +59,46 @@ class Learner:
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
 
 
+class Slot:
+    """An engine without a process, which can be told to fail."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.is_up = self.is_asleep = self.broken = False
+        self.serves: object = None
+        self.outstanding: dict[str, SampleRequest] = {}
+        self.restarts = 0
+
+    def bring_up(self, target: object, store: object) -> None:
+        time.sleep(0.2)
+        self.is_up, self.serves, self.is_asleep = True, target, False
+
+    def sleep(self) -> None:
+        if self.broken:
+            raise EngineError("does not fall asleep")
+        self.is_asleep = self.is_up
+
+    def stop(self) -> None:
+        self.is_up = self.is_asleep = False
+
+
+def test_going_to_sleep_starts_nothing_and_ends_what_stays_awake() -> None:
+    pool = RolloutPool(config(engines=3, max_engine_restarts=1))
+    slots = pool._slots = [Slot(0), Slot(1), Slot(2)]  # pyright: ignore[reportAttributeAccessIssue]
+    pool._tasks = {1: (pool._threads.submit(slots[1].bring_up, None, None), None)}  # comes up meanwhile
+    slots[0].is_up = True
+    pool.sleep()
+    assert [slot.is_asleep for slot in slots] == [True, True, False]
+    assert not slots[2].is_up and not pool._tasks, "an engine that is down is started by the next sync"
+    slots[0].broken = True
+    pool.sleep()
+    assert not slots[0].is_up and slots[1].is_asleep and not pool._tasks
+    slots[0].is_up = True
+    with pytest.raises(EngineError, match=r"does not fall asleep(.|\n)*no restart left"):
+        pool.sleep()
+    pool.close()
+
+
 @pytest.fixture(scope="module")
 def learner(ray_session: None, tiny_model_config: ModelConfig) -> Iterator[Learner]:
     import ray

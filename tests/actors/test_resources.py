@@ -32,7 +32,7 @@ def shared(**changes: dict) -> dict:
         "rollout": {"colocated": True, "gpus_per_engine": 1, "engines": 2},
         "learner": {"gpus_per_worker": 1, "workers": 2, "zero_stage": 2},
     }
-    return {name: {**section, **changes.get(name, {})} for name, section in tree.items()}
+    return changes | {name: {**section, **changes.get(name, {})} for name, section in tree.items()}
 
 
 def test_a_shared_gpu_is_counted_once() -> None:
@@ -53,7 +53,9 @@ def test_a_shared_gpu_is_counted_once() -> None:
         ({"rollout": {"engines": 3}}, "at most learner.workers .* received 1, 1, 3 with 2"),
         ({"rollout": {"tensor_parallel_size": 2}}, "tensor_parallel_size 1"),
         ({"rollout": {"gpus_per_engine": 0}}, "received 1, 0"),
-        ({"learner": {"zero_stage": 0}}, "zero_stage 1 or 2.* received 0"),
+        ({"learner": {"zero_stage": 0}}, "zero_stage 2, or 3.* received 0"),
+        ({"learner": {"zero_stage": 1}}, "zero_stage 2, or 3.* received 1"),
+        ({"lora": {"rank": 4, "sync": "adapter"}}, "needs lora.sync=merged"),
         ({"learner": {"zero_stage": 3, "offload_optimizer": "cpu"}}, "received 3: DeepSpeed moves no other"),
     ],
 )

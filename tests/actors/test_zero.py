@@ -200,6 +200,8 @@ def test_probe_gives_logprobs_at_temperature_one(seen: Any, small_model: str, st
 def test_a_resumed_run_goes_on_exactly(seen: Any, ranks: int, case: str) -> None:
     found = seen[ranks][0][case]
     _assert_same(found["loaded"], found["weights"])
+    if "resting" in found:
+        _assert_same(found["resting"], found["weights"])
     _assert_same(found["resumed"], found["straight"])
     without_time = [{**found[name], "seconds": {}} for name in ("second", "second_resumed")]
     assert without_time[0] == without_time[1]

@@ -138,9 +138,18 @@ class Rank:
         return engine, seen
 
     def resume(self, config: Config, name: str) -> dict[str, Any]:
-        """Two updates at once, and one, a checkpoint, a new engine and the other."""
+        """Two updates at once, and one, a checkpoint, a new engine and the other.
+
+        Where an engine may share its device with others, it rests before the second update and is saved then.
+        """
         engine, seen = self.first_update(config)
+        learner = config.learner
+        if rests := learner.zero_stage == 2 or learner.offload_params == "cpu":
+            engine.rest()
+            seen["resting"] = weights_now(engine)
         engine.save(self.folder / name)
+        if rests:
+            engine.resume()
         seen["second"] = asdict(engine.update(self.batch(config, seed=2, step=1)))
         seen["straight"] = weights_now(engine)
         continued = self.engine(config)
