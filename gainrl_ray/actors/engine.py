@@ -9,9 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gainrl_ray.actors.vllm_adapter import AdapterSlot
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe, WeightBucket
-from gainrl_ray.config import ModelConfig, RolloutConfig
+from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest
 
@@ -53,9 +54,11 @@ class RolloutEngine:
         max_model_len: int,
         log_file: Path,
         in_process: bool | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Starts the engine with the model folder's own weights, state stale.
 
+        With a `lora` that sends adapters those weights stay, and the buckets of a sync hold an adapter.
         `tolerance`: largest allowed difference of a probe token's log-probability, nats. `log_file` gets all that
         vLLM logs. The environment must be that of `environment` before vLLM is first imported.
         """
@@ -63,7 +66,9 @@ class RolloutEngine:
         os.environ.update(environment(rollout, in_process=self._in_process))
         log_to(log_file)
         self._tolerance = tolerance
-        self._engine = build_engine(model, rollout, max_model_len, self._in_process)
+        lora = lora or LoraConfig()
+        self._engine = build_engine(model, rollout, lora, max_model_len, self._in_process)
+        self._adapter = AdapterSlot(self._engine, lora) if lora.sends_adapters else None
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         self.state = EngineState.STALE
         self.version: int | None = None
@@ -124,7 +129,7 @@ class RolloutEngine:
             raise EngineError(f"sync to version {version} with {self.unfinished} requests under way: drain them first")
         self.state, self.version = EngineState.STALE, None
         try:
-            pull_s, update_s, size = self._update(buckets)
+            pull_s, update_s, size = self._adapter.load(buckets) if self._adapter else self._update(buckets)
         except Exception as error:
             with suppress(Exception):  # closes the failed session where it is still open, so that another may begin
                 self._engine.collective_rpc("finish_weight_update")
@@ -171,7 +176,8 @@ class RolloutEngine:
     def _add(self, request_id: str, token_ids: Sequence[int], params: Any) -> str:
         from vllm.inputs import tokens_input
 
-        return self._engine.add_request(request_id, tokens_input(list(token_ids)), params)
+        adapter = self._adapter.request if self._adapter else None
+        return self._engine.add_request(request_id, tokens_input(list(token_ids)), params, lora_request=adapter)
 
     def _update(self, buckets: Iterable[WeightBucket]) -> tuple[float, float, int]:
         """(seconds waiting for buckets, seconds loading them, bytes)."""
