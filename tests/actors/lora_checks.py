@@ -79,13 +79,15 @@ def main() -> None:
     found: dict[str, Any] = {}
     for stage in range(4):
         found[f"stage{stage}"] = checks.resume(f"stage{stage}", make_config(model, stage))
-    for stage in (0, 3):
+    for stage in (0, 2):
         found[f"bf16_{stage}"] = checks.resume(f"bf16_{stage}", make_config(model, stage, model={"dtype": "bfloat16"}))
     config = make_config(model, 3, learner={"gradient_checkpointing": True})
     found["checkpointing3"] = {"straight": checks.steps(checks.engine(config), config, (0,))}
-    config = make_config(model, 3, lora={"sync": "adapter", "export": "adapter", "targets": ["q_proj", "down_proj"]})
+    alone = {"sync": "adapter", "export": "adapter", "targets": ["q_proj", "down_proj"]}
+    config = make_config(model, 3, lora=alone, model={"dtype": "bfloat16"})
     engine = checks.engine(config)
     found["alone"] = {"start": dict(engine.named_weights()), "bytes": engine.weight_bytes}
+    found["alone"]["straight"] = checks.steps(engine, config, (0,))
     engine.export(checks.folder / "alone_model")
     try:
         engine.load(checks.folder / "stage3")

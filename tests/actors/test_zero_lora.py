@@ -150,7 +150,7 @@ def test_only_adapters_are_trained_kept_and_drawn_alike(seen: Any, small_model: 
     assert states and all("lora_" in name for state in states for name in state)
 
 
-@pytest.mark.parametrize("case", [*(f"stage{stage}" for stage in STAGES), "bf16_0", "bf16_3"])
+@pytest.mark.parametrize("case", [*(f"stage{stage}" for stage in STAGES), "bf16_0", "bf16_2"])
 def test_a_resumed_run_goes_on_exactly(seen: Any, case: str) -> None:
     found = seen[0][case]
     assert _worst(found["loaded"], found["straight"][0]["weights"]) == 0.0
@@ -192,6 +192,11 @@ def test_adapters_travel_and_are_exported_alone(seen: Any, small_model: str) -> 
     }
     assert found["start"].keys() == {f"{path}.{factor}.weight" for path in chosen for factor in ("lora_A", "lora_B")}
     assert found["bytes"] == sum(tensor.nbytes for tensor in found["start"].values())
+    (step,) = found["straight"]
+    for name, tensor in found["start"].items():
+        assert tensor.dtype == torch.bfloat16
+        # The gradient of a first factor is 0 as long as the second is.
+        assert torch.equal(step["weights"][name], tensor) == (".lora_A." in name)
     assert seen[1]["alone"]["start"] == {}, "factors are gathered for rank 0 alone"
     folder: Path = seen[0]["folder"] / "alone_model"
     assert [path.name for path in folder.iterdir()] == ["adapter"]
