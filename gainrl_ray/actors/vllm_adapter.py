@@ -29,7 +29,6 @@ class AdapterSlot:
         """`engine`: vLLM's LLMEngine, built with `lora_arguments`."""
         self._engine, self._lora = engine, lora
         self._loads = 0
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.request: Any = None
         """vLLM's LoRARequest of the present adapter, for every request; None before the first."""
 
@@ -47,30 +46,27 @@ class AdapterSlot:
         pull_s = time.monotonic() - begun
         for bucket in arrived:
             bucket.check()
-        folder = self._written(arrived)
         self._drop()
         self._loads += 1
-        request = LoRARequest(f"policy-{self._loads}", self._loads, folder.name)
-        if not self._engine.add_lora(request):
-            raise WeightSyncError(f"vLLM did not take the adapter in {folder.name}, and gave no reason")
-        self._folder, self.request = folder, request
+        with tempfile.TemporaryDirectory(prefix="gainrl-adapter-") as name:
+            self._write(arrived, Path(name))
+            request = LoRARequest(f"policy-{self._loads}", self._loads, name)
+            if not self._engine.add_lora(request):
+                raise WeightSyncError(f"vLLM did not take the adapter of {len(arrived)} buckets, and gave no reason")
+        self.request = request
         return pull_s, time.monotonic() - begun - pull_s, sum(bucket.buffer.nbytes for bucket in arrived)
 
     def _drop(self) -> None:
         if self.request is not None:
             self._engine.remove_lora(self.request.lora_int_id)
             self.request = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
 
-    def _written(self, buckets: list[WeightBucket]) -> tempfile.TemporaryDirectory[str]:
-        """A folder in peft's format; vLLM takes adapters from folders only, and may read one again."""
+    def _write(self, buckets: list[WeightBucket], folder: Path) -> None:
+        """Fill a folder in peft's format, from which vLLM takes adapters; it holds them in memory then."""
         from safetensors.torch import save_file
 
-        folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="gainrl-adapter-")
         tensors = dict(item for bucket in buckets for item in unpack(bucket))
-        save_file(tensors, Path(folder.name) / "adapter_model.safetensors")
+        save_file(tensors, folder / "adapter_model.safetensors")
         targets = sorted({name.rsplit(".", 3)[1] for name in tensors})
         settings = {
             "peft_type": "LORA",
@@ -78,5 +74,4 @@ class AdapterSlot:
             "lora_alpha": self._lora.alpha,
             "target_modules": targets,
         }
-        (Path(folder.name) / "adapter_config.json").write_text(json.dumps(settings))
-        return folder
+        (folder / "adapter_config.json").write_text(json.dumps(settings))

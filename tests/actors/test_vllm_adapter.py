@@ -60,7 +60,9 @@ class Learner:
     def __init__(self, config: ModelConfig, folder: Path) -> None:
         import ray
 
-        options = {"num_cpus": 0, "runtime_env": {"env_vars": environment(ROLLOUT, in_process=True)}}
+        variables = {**environment(ROLLOUT, in_process=True), "TMPDIR": str(folder)}
+        options = {"num_cpus": 0, "runtime_env": {"env_vars": variables}}
+        self.folder = folder
         self.actor = ray.remote(AdapterHost).options(**options).remote(config, str(folder))
         self.model = load_model(config)
         add_adapters(self.model, LORA, seed=0)
@@ -112,6 +114,7 @@ def test_every_version_is_served_with_its_own_adapter_alone(learner: Learner) ->
         assert figures.worst_difference < TOLERANCE
         assert figures.size < 400_000, "the adapter travels, not the model's 4 MB"
         assert len(learner.call("adapters")) == 1, "the older one is gone"
+        assert not list(learner.folder.glob("gainrl-adapter-*")), "its files are gone too"
         completion = learner.call("generate", [request], version)["r"]
         wanted = learner.logprobs((*PROMPT, *completion.token_ids))[len(PROMPT) :]
         assert completion.logprobs == pytest.approx(wanted, abs=TOLERANCE)
