@@ -405,14 +405,12 @@ class LearnerConfig(Node):
 
 
 class LoraConfig(Node):
-    """Low-rank adapters (LoRA, arXiv 2106.09685) trained by learners instead of the weights; needs the package peft.
+    """Low-rank adapters (LoRA, arXiv 2106.09685) that learners train instead of the weights; needs the package peft."""
 
-    Without dropout, since the ratio of two passes over the same weights must be 1. A learning rate about ten times
-    that of full training suits them. The reference policy of loss.kl_coef is the model without its adapters.
-    """
-
+    # There is no dropout: the ratio of two passes over the same weights must be 1.
     rank: NonNegativeInt = 0
-    """Rank of the adapters; 0 = none, all weights are trained."""
+    """Rank of the adapters; 0 = none, all weights are trained. Adapters want about ten times the learning rate; the
+    reference policy of loss.kl_coef is then the model without them, at no memory of its own."""
     alpha: PositiveFloat = 32.0
     """An adapter adds alpha / rank times the product of its factors to its weight."""
     targets: tuple[str, ...] = ()

@@ -129,10 +129,11 @@ def nearest_key(key: str, section: Section | None = None) -> str | None:
     parent, _, leaf = key.rpartition(".")
     names = list(dict.fromkeys([s.key for s in sections() if s.key] + [f.key for f in all_fields()]))
     siblings = section.keys if section else [n.rpartition(".")[2] for n in names if n.rpartition(".")[0] == parent]
-    close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6)
-    if close:
-        return _join(parent, close[0])
     elsewhere = [name for name in names if name.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6)
+    # A short name is close to many: `lr` to `lora`, while optimizer.lr is meant.
+    if close and not (elsewhere and not parent):
+        return _join(parent, close[0])
     if elsewhere:
         return max(elsewhere, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6) if parent not in names else []

@@ -33,7 +33,7 @@ def deepspeed_config(config: Config, *, ranks: int, parameters: int) -> dict[str
     """The configuration for deepspeed.initialize; `learner.deepspeed` is merged over what the tree gives.
 
     Micro-batches are packed by tokens and their boundary is set by hand, so DeepSpeed's own batch sizes are 1.
-    `parameters`: weights of the model, which bound the reduction buckets.
+    `parameters`: number of trained weights, which bounds the reduction buckets.
     Raises ConfigError for a key of learner.deepspeed that another setting decides.
     """
     learner, optimizer = config.learner, config.optimizer

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from gainrl_ray.actors.buckets import WeightBucket
+from gainrl_ray.actors.vllm_adapter import AdapterSlot
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe
-from gainrl_ray.config import ModelConfig, RolloutConfig
+from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest
 
@@ -68,9 +69,11 @@ class RolloutEngine:
         max_model_len: int,
         log_file: Path,
         in_process: bool | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Starts the engine with the model folder's own weights, state stale.
 
+        With a `lora` that sends adapters those weights stay, and the buckets of a sync hold an adapter.
         `tolerance`: largest allowed difference of a probe token's log-probability, nats. `log_file` gets all that
         vLLM logs. The environment must be that of `environment` before vLLM is first imported.
         """
@@ -78,7 +81,9 @@ class RolloutEngine:
         os.environ.update(environment(rollout, in_process=self._in_process))
         log_to(log_file)
         self._tolerance = tolerance
-        self._engine = build_engine(model, rollout, max_model_len, self._in_process)
+        lora = lora or LoraConfig()
+        self._engine = build_engine(model, rollout, lora, max_model_len, self._in_process)
+        self._adapter = AdapterSlot(self._engine, lora) if lora.sends_adapters else None
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         self.state = EngineState.STALE
         self.version: int | None = None
@@ -155,7 +160,7 @@ class RolloutEngine:
         self.state, self.version = EngineState.STALE, None
         self._wake(WEIGHTS)
         try:
-            pull_s, update_s, size = self._update(buckets)
+            pull_s, update_s, size = self._adapter.load(buckets) if self._adapter else self._update(buckets)
         except Exception as error:
             with suppress(Exception):  # closes the failed session where it is still open, so that another may begin
                 self._engine.collective_rpc("finish_weight_update")
@@ -203,7 +208,8 @@ class RolloutEngine:
     def _add(self, request_id: str, token_ids: Sequence[int], params: Any) -> str:
         from vllm.inputs import tokens_input
 
-        return self._engine.add_request(request_id, tokens_input(list(token_ids)), params)
+        adapter = self._adapter.request if self._adapter else None
+        return self._engine.add_request(request_id, tokens_input(list(token_ids)), params, lora_request=adapter)
 
     def _wake(self, part: str) -> None:
         if part in self._sleeping:

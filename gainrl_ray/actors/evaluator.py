@@ -8,7 +8,7 @@ from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import StoreSender
 from gainrl_ray.actors.weights import Probe, WeightStoreActor
-from gainrl_ray.config import Config
+from gainrl_ray.config import Config, LoraConfig
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.model.loading import load_model, named_as_on_disk
 
@@ -18,6 +18,7 @@ def evaluate_model(config: Config, heldout: ProblemTable) -> dict[str, float]:
 
     The weights reach the engines by the way that training uses, and are verified there.
     """
+    config = config.model_copy(update={"lora": LoraConfig()})  # the folder's weights are whole
     store = WeightStoreActor.remote()
     generator = Generator(config, RolloutPool(config))
     generator.use_store(store)

@@ -180,6 +180,7 @@ class RolloutServer:
                 tolerance=config.sync.verify_tolerance,
                 max_model_len=config.sequence_tokens,
                 log_file=self._log_file,
+                lora=config.lora,
             )
             self._ready.set_result(None)
             while True:

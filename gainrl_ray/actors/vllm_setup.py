@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gainrl_ray.actors.vllm_adapter import lora_arguments
 from gainrl_ray.actors.vllm_plugin import BACKEND, register
-from gainrl_ray.config import ModelConfig, RolloutConfig
+from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from gainrl_ray.model.loading import model_folder
 
 
@@ -33,7 +34,9 @@ def runs_in_process(rollout: RolloutConfig) -> bool:
     return rollout.gpus_per_engine == 0 and rollout.tensor_parallel_size == 1
 
 
-def build_engine(model: ModelConfig, rollout: RolloutConfig, max_model_len: int, in_process: bool) -> Any:
+def build_engine(
+    model: ModelConfig, rollout: RolloutConfig, lora: LoraConfig, max_model_len: int, in_process: bool
+) -> Any:
     """vLLM's LLMEngine with the model folder's own weights, the object-store weight transfer and prefix caching."""
     from vllm import EngineArgs, LLMEngine
     from vllm.config import WeightTransferConfig
@@ -60,6 +63,7 @@ def build_engine(model: ModelConfig, rollout: RolloutConfig, max_model_len: int,
         block_size=32 if on_cpu else None,
         **(_whole_prompts(max_model_len, rollout.max_num_seqs) if on_cpu else {}),
         logprobs_mode="processed_logprobs",
+        **lora_arguments(lora),
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         disable_log_stats=True,
         use_tqdm_on_load=False,

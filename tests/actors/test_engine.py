@@ -13,7 +13,7 @@ import torch
 from gainrl_ray.actors.buckets import WeightBucket, pack
 from gainrl_ray.actors.vllm_setup import environment
 from gainrl_ray.actors.weights import Probe
-from gainrl_ray.config import ModelConfig, RolloutConfig
+from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest, Sampling
 
@@ -229,6 +229,26 @@ def test_each_parameter_group_arrives(clients: dict[str, Client], kind: str, gro
     figures = client.publish(client.probe(tokens))
     assert largest(client.call("score", tokens), after) <= TOLERANCE
     assert figures.worst_difference <= TOLERANCE
+
+
+def test_weights_with_adapters_merged_in_are_the_adapted_policy(tied: Client, tiny_model_config: ModelConfig) -> None:
+    from gainrl_ray.model.loading import load_model
+    from gainrl_ray.model.lora import adapter_sources, add_adapters, merged_sources
+
+    tokens, generator = token_ids(40), torch.Generator().manual_seed(3)
+    unadapted, plain = tied.logprobs(tokens), tied.model
+    try:
+        tied.model = load_model(tiny_model_config)
+        add_adapters(tied.model, LoraConfig(rank=4), seed=0)
+        for source in adapter_sources(tied.model):
+            source.weight.data = 0.05 * torch.randn(source.weight.shape, generator=generator)
+        probe = tied.probe(tokens)
+        buckets = list(pack(((source.name, source.value()) for source in merged_sources(tied.model)), 1 << 18))
+    finally:
+        tied.model = plain
+    assert largest(unadapted, probe.logprobs) > 100 * TOLERANCE
+    tied.version += 1
+    assert tied.call("sync", tied.version, buckets, probe).worst_difference <= TOLERANCE
 
 
 def test_a_head_that_kept_the_old_embedding_is_caught(tied: Client) -> None:

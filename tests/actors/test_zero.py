@@ -1,12 +1,7 @@
 """PolicyEngine on one and on two ranks, every ZeRO stage, against a plain torch computation."""
 
 import math
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import zero_checks
+from learner_ranks import run_ranks, save_small_model
 
 from gainrl_ray.actors.deepspeed_config import deepspeed_config, learning_rate
 from gainrl_ray.actors.zero_state import gathered_weights
@@ -23,30 +19,12 @@ from gainrl_ray.model.loading import TINY_FOLDER
 from gainrl_ray.types import MicroBatch
 
 STAGES = range(4)
-DEADLINE_S = 400
 
 
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a random two-layer Qwen2 with tied embeddings and the built-in tokenizer."""
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    folder = str(tmp_path_factory.mktemp("small"))
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=600,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.1,
-        tie_word_embeddings=True,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TINY_FOLDER).save_pretrained(folder)
-    return folder
+    return save_small_model(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +33,10 @@ def seen(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int
     # Two ranks first: one rank tries to load their checkpoints.
     folder = tmp_path_factory.mktemp("zero")
     _save_opt(folder / "opt")
-    return {ranks: _run(ranks, small_model, folder / zero_checks.RANKS_FOLDER.format(ranks)) for ranks in (2, 1)}
+    return {
+        ranks: run_ranks("zero_checks.py", ranks, small_model, folder / zero_checks.RANKS_FOLDER.format(ranks))
+        for ranks in (2, 1)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -72,35 +53,6 @@ def _save_opt(folder: Path) -> None:
     config = OPTConfig(vocab_size=600, max_position_embeddings=128, word_embed_proj_dim=32, **sizes)
     OPTForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY_FOLDER).save_pretrained(folder)
-
-
-def _run(ranks: int, model: str, folder: Path) -> list[dict[str, Any]]:
-    folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    program = str(Path(__file__).with_name("zero_checks.py"))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, program, str(rank), str(ranks), port, model, str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    end = time.monotonic() + DEADLINE_S
-    try:
-        logs = [process.communicate(timeout=max(1.0, end - time.monotonic()))[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(log[-4000:] for log in logs)
-    found = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
-    return [{**values, "folder": folder, "log": log} for values, log in zip(found, logs, strict=True)]
 
 
 def _plain_update(config: Config, path: str) -> dict[str, Any]:
