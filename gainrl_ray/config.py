@@ -297,6 +297,12 @@ class RolloutConfig(Node):
 class SyncConfig(Node):
     """Weights from learner to engines."""
 
+    backend: Literal["auto", "object_store", "broadcast"] = "auto"
+    """How a new version reaches the engines: `object_store` has them pull it from Ray's object store; `broadcast` has
+    the learner send it to all at once and fill the store while they generate, by NCCL where both sides have GPUs,
+    else by gloo. It needs rollout.max_staleness 0, whole GPUs of their own for both sides (NCCL takes one process a
+    GPU; on shared GPUs, rollout.colocated, the object store's shared memory is the way) and full weights to send, not
+    lora.sync=adapter. auto = broadcast where GPUs and these settings allow it. Who misses a broadcast pulls."""
     bucket_mib: PositiveFloat = 256.0
     """Size of a bucket of weights, MiB."""
     deadline_s: PositiveFloat = 600.0
@@ -506,6 +512,8 @@ class Config(Node):
                 f"rollout.problems_per_step {self.rollout.problems_per_step}: each update needs a group"
             )
         self._check_lora()
+        if self.sync.backend == "broadcast":
+            self._check_broadcast()
         if self.rollout.colocated:
             self._takes_turns()
         return self
@@ -539,6 +547,21 @@ class Config(Node):
                 f"rollout.tensor_parallel_size 1; received {gpus[0]:g}, {gpus[1]:g}, {rollout.engines} with "
                 f"{learner.workers} workers and {rollout.tensor_parallel_size}"
             )
+
+    def _check_broadcast(self) -> None:
+        """Raise ValueError for settings under which a learner cannot broadcast."""
+        rollout, shares = self.rollout, (self.learner.gpus_per_worker, self.rollout.gpus_per_engine)
+        causes = {
+            "rollout.max_staleness 0: engines that generate ahead would keep the learner waiting": rollout.max_staleness,
+            "rollout.colocated false: NCCL takes one process a GPU": rollout.colocated,
+            "lora.sync=merged: adapters are loaded from files": self.lora.sends_adapters,
+            f"whole GPUs for learner ranks and engines, received {shares[0]:g} and {shares[1]:g}": any(
+                0 < share < 1 for share in shares
+            ),
+        }
+        for needed, is_missed in causes.items():
+            if is_missed:
+                raise ValueError(f"sync.backend=broadcast needs {needed}; use object_store or auto")
 
     def _check_lora(self) -> None:
         if not self.lora.sends_adapters:

@@ -5,10 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from gainrl_ray.actors.broadcast import Broadcast, Receivers
 from gainrl_ray.actors.generation import Generated
 from gainrl_ray.checkpoint import RunState
 from gainrl_ray.errors import DeadlineError, StaleAttemptError
 from gainrl_ray.types import RankBatch, UpdateReport, Window
+
+ANSWER_S = 60.0  # for a look at the engines
 
 
 class Attempt:
@@ -21,10 +24,13 @@ class Attempt:
         """`start` is the number of trained steps that the gang goes on from; `runs_packs` as in PolicyModel."""
         self.number, self.start, self.runs_packs = number, start, runs_packs
         self.published = -1  # newest version in the weight store
+        self.wanted = -1  # version that drained engines wait for
         self.windows: dict[int, Window] = {}  # by step, as everything below
         self.generated: dict[int, Generated] = {}
         self.batches: dict[int, tuple[RankBatch, ...]] = {}  # one per rank
-        self.sync_s: dict[int, float] = {}  # by version
+        self.offers: dict[int, Broadcast] = {}  # by version, as the next two
+        self.receivers: dict[int, Receivers | None] = {}
+        self.sync_s: dict[int, float] = {}
         self.evaluations: dict[int, dict[str, float]] = {}  # by version
         self.reports: dict[int, dict[int, UpdateReport]] = {}  # by step and rank
         self.states: dict[int, RunState] = {}
@@ -60,6 +66,15 @@ class Attempt:
                     )
                 self._changed.wait(left)
 
+    def offer(self, version: int, broadcast: Broadcast) -> Receivers | None:
+        """Who takes `version` from a broadcast that begins now; None when no engine waits for it. Raises as `wait`."""
+        with self.changing():
+            if self.wanted != version:
+                return None
+            self.offers[version] = broadcast
+        self.wait(lambda: version in self.receivers, ANSWER_S, f"the receivers of version {version}")
+        return self.receivers[version]
+
     def fail(self, error: Exception) -> None:
         """Hand `error` to all who wait or come later; the first one counts."""
         with self._changed:
@@ -82,6 +97,6 @@ class Attempt:
 
     def forget(self, before: int) -> None:
         """Drop what belongs to steps before `before`; repeated calls of a rank reach one step back."""
-        for past in (self.generated, self.batches, self.windows, self.reports, self.states):
+        for past in (self.generated, self.batches, self.windows, self.reports, self.states, self.offers):
             for step in [step for step in past if step < before]:
                 del past[step]

@@ -5,6 +5,7 @@ torch is imported by those who pack and unpack alone: the store and the pipeline
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from gainrl_ray.errors import WeightSyncError
 
 if TYPE_CHECKING:
     import torch
+
+ALIGNMENT = 16
+"""Bytes; a tensor in a buffer can be viewed as any dtype, and GPU kernels read it at full speed."""
 
 
 class TensorEntry(NamedTuple):
@@ -91,6 +95,44 @@ def unpack(bucket: WeightBucket) -> Iterator[tuple[str, torch.Tensor]]:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             flat = torch.from_numpy(piece)
         yield entry.name, flat.view(dtype).view(entry.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncedBucket:
+    """A bucket whose bytes come by broadcast, in one buffer on the device of whoever takes part."""
+
+    index: int
+    entries: tuple[TensorEntry, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the buffer, which has gaps where a tensor would not be aligned."""
+        return self._places()[-1]
+
+    def buffer(self, device: torch.device) -> torch.Tensor:
+        """[size] uint8, not yet filled."""
+        import torch
+
+        return torch.empty(self.size, dtype=torch.uint8, device=device)
+
+    def tensors(self, buffer: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) of every entry, as views of the buffer."""
+        import torch
+
+        for entry, place in zip(self.entries, self._places(), strict=False):
+            dtype = getattr(torch, entry.dtype)
+            flat = buffer[place : place + math.prod(entry.shape) * dtype.itemsize]
+            yield entry.name, flat.view(dtype).view(entry.shape)
+
+    def _places(self) -> list[int]:
+        """Where each tensor begins in the buffer, and the buffer's end, bytes."""
+        import torch
+
+        places = [0]
+        for entry in self.entries:
+            end = places[-1] + math.prod(entry.shape) * getattr(torch, entry.dtype).itemsize
+            places.append(-(-end // ALIGNMENT) * ALIGNMENT)
+        return places
 
 
 class _Stream:

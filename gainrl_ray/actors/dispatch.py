@@ -5,7 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gainrl_ray.errors import EngineError
-from gainrl_ray.types import SampleRequest
+from gainrl_ray.types import Completion, SampleRequest
+
+
+@dataclass(slots=True)
+class GenerationFigures:
+    """What one call of the pool's `generate` did."""
+
+    completions: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    resent: int = 0  # requests sent again after their engine was lost
+    seconds: float = 0.0
+
+    def count(self, request: SampleRequest, completion: Completion) -> None:
+        """Add a request that was answered."""
+        self.completions += 1
+        self.prompt_tokens += len(request.token_ids)
+        self.completion_tokens += len(completion.token_ids)
 
 
 @dataclass(slots=True)
@@ -28,6 +45,12 @@ def grouped(requests: Sequence[SampleRequest]) -> deque[list[SampleRequest]]:
     for request in requests:
         groups.setdefault(request.token_ids, []).append(request)
     return deque(groups.values())
+
+
+def check_version(asked: int, served: int | None) -> None:
+    """Raise EngineError when the engines do not serve the version that is asked for."""
+    if asked != served:
+        raise EngineError(f"completions of version {asked} were asked, the engines serve {served}: sync first")
 
 
 def check_requests(requests: Sequence[SampleRequest], limit: int) -> None:

@@ -9,7 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gainrl_ray.actors.buckets import WeightBucket
+from gainrl_ray.actors.broadcast import Broadcast, Place
+from gainrl_ray.actors.buckets import AnnouncedBucket, WeightBucket
 from gainrl_ray.actors.vllm_adapter import AdapterSlot
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe
@@ -19,6 +20,7 @@ from gainrl_ray.types import Completion, SampleRequest
 
 PROBE_ID = "gainrl-probe"
 PROBE_DEADLINE_S = 300.0
+Bucket = WeightBucket | AnnouncedBucket
 WEIGHTS, KV_CACHE = "weights", "kv_cache"
 
 
@@ -147,8 +149,17 @@ class RolloutEngine:
         self._engine.sleep(level=2)  # neither weights nor cache are kept: both will be those of another policy
         self._sleeping = {WEIGHTS, KV_CACHE}
 
-    def sync(self, version: int, buckets: Iterable[WeightBucket], probe: Probe | None = None) -> SyncFigures:
+    def join(self, broadcast: Broadcast, place: Place, stall_s: float) -> None:
+        """Make the workers members of a group that the learner broadcasts in. Raises WeightSyncError."""
+        self.state, self.version = EngineState.STALE, None
+        info = {"address": broadcast.address, "port": broadcast.port, "nccl": broadcast.nccl, "stall_s": stall_s}
+        info |= place._asdict()
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": info})
+
+    def sync(self, version: int, buckets: Iterable[Bucket], probe: Probe | None = None) -> SyncFigures:
         """Drained engine -> new weights -> empty prefix cache -> verified -> serving `version`.
+
+        The bytes of announced buckets come by broadcast, in the group joined last.
 
         Raises:
             EngineError: requests are under way, or the prefix cache could not be emptied.
@@ -216,7 +227,7 @@ class RolloutEngine:
             self._engine.wake_up([part])
             self._sleeping.discard(part)
 
-    def _update(self, buckets: Iterable[WeightBucket]) -> tuple[float, float, int]:
+    def _update(self, buckets: Iterable[Bucket]) -> tuple[float, float, int]:
         """(seconds waiting for buckets, seconds loading them, bytes)."""
         from gainrl_ray.actors.vllm_transfer import update_info
 

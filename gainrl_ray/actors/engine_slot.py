@@ -12,6 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from gainrl_ray.actors.broadcast import Broadcast, Place, stall_s
 from gainrl_ray.actors.engine import EngineState, SyncFigures
 from gainrl_ray.actors.resources import gpu_shares
 from gainrl_ray.actors.rollout import Polled, RolloutActor, Whereabouts, tail
@@ -20,6 +21,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError
 from gainrl_ray.types import SampleRequest
 
+PING_S = 10.0
 POLL_S = 2.0  # an engine answers a poll after this time, with or without completions
 
 
@@ -28,6 +30,13 @@ class Target(NamedTuple):
 
     epoch: int
     version: int
+
+
+def settled(slots: "Sequence[EngineSlot]", target: Target) -> bool:
+    """Whether an engine serves `target` and none that is up does not."""
+    return any(slot.serves == target for slot in slots) and all(
+        slot.serves == target or not slot.is_up for slot in slots
+    )
 
 
 class EngineSlot:
@@ -71,6 +80,28 @@ class EngineSlot:
             ref = self._actor.sync.remote(target.version, store, limit_s)
             self.figures = self._answer(ref, limit_s, f"the update to version {target.version}")
             self.serves, self.is_asleep = target, False
+
+    def receive(self, target: Target, broadcast: Broadcast, place: Place | None) -> None:
+        """Bring the engine to `target` by a broadcast, in a group to be formed when it has a `place`; else stale.
+
+        Raises EngineError, DeadlineError.
+        """
+        assert self._actor is not None
+        self.serves = None
+        limit_s = self._config.sync.deadline_s
+        ref = self._actor.receive.remote(target.version, broadcast, place, stall_s(self._config), limit_s)
+        self.figures = self._answer(ref, limit_s, f"the broadcast of version {target.version}")
+        self.serves = target
+
+    def ping(self) -> None:
+        """Nothing; raises EngineError or DeadlineError when the engine's process does not answer."""
+        assert self._actor is not None
+        self._answer(self._actor.health.remote(), PING_S, "a look at its health")
+
+    @property
+    def identity(self) -> str:
+        """A name that no other actor has."""
+        return "" if self._actor is None else self._actor._actor_id.hex()
 
     def sleep(self) -> None:
         """Make the engine give its memory back until it is brought to a version again.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ray.actor import ActorHandle
 
+from gainrl_ray.actors.broadcast import Broadcast, Receivers
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.algo.randomness import coordinate_seed
 from gainrl_ray.config import Config
@@ -48,6 +49,14 @@ class Generator:
     def sync(self, version: int) -> None:
         """Bring every engine to the published `version`."""
         self._pool.sync(version)
+
+    def receive(self, version: int, broadcast: Broadcast, announce: Callable[[Receivers | None], None]) -> bool:
+        """Bring the engines to `version` by a broadcast: whether it reached all that take part."""
+        return self._pool.receive(version, broadcast, announce)
+
+    def stored(self, version: int) -> None:
+        """Learn that the weight store holds `version`."""
+        self._pool.stored(version)
 
     def sleep(self) -> None:
         """Make every engine give its memory back until the next sync."""

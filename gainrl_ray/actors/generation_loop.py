@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from gainrl_ray.actors.attempt import Attempt
+from gainrl_ray.actors.broadcast import Receivers
 from gainrl_ray.actors.curriculum import Curriculum
 from gainrl_ray.actors.generation import Generated, Generator
 from gainrl_ray.actors.remote import Remote
@@ -103,8 +104,19 @@ class GenerationLoop(threading.Thread):
 
     def _published(self, version: int) -> None:
         """Wait until `version` is in the weight store."""
-        attempt = self._attempt
-        attempt.wait(lambda: attempt.published >= version, self._learner_limit_s, f"weights of version {version}")
+        self._arrives(lambda: self._attempt.published >= version, version)
+
+    def _arrives(self, has: Callable[[], bool], version: int) -> None:
+        self._attempt.wait(has, self._learner_limit_s, f"weights of version {version}")
+
+    def _receive(self, version: int) -> bool:
+        """Take `version` from the learner's broadcast: whether it reached all engines that take part."""
+
+        def announce(receivers: Receivers | None) -> None:
+            with self._attempt.changing():
+                self._attempt.receivers[version] = receivers
+
+        return self._parts.generator.receive(version, self._attempt.offers[version], announce)
 
     def accept(self, step: int, generated: Generated) -> None:
         """Make the batches of a step's groups and offer them to the learners."""
@@ -129,8 +141,12 @@ class GenerationLoop(threading.Thread):
     def _load(self, version: int) -> None:
         """Bring the engines to `version`, and evaluate it when that is due."""
         attempt = self._attempt
-        self._published(version)
+        with attempt.changing():
+            attempt.wanted = version
+        self._arrives(lambda: attempt.published >= version or version in attempt.offers, version)
         started = time.monotonic()
+        if version not in attempt.offers or not self._receive(version):
+            self._published(version)
         self._parts.generator.sync(version)
         if version > attempt.start:  # the first one is part of starting, not of a step
             with attempt.changing():

@@ -2,16 +2,20 @@
 
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
 import ray.train
+import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
+from torch import Tensor
 
+from gainrl_ray.actors.broadcast import Receivers, over_nccl, stall_s, uses_broadcast
 from gainrl_ray.actors.remote import Remote
-from gainrl_ray.actors.transport import StoreSender
+from gainrl_ray.actors.transport import BroadcastSender, StoreSender
 from gainrl_ray.actors.weights import Probe
 from gainrl_ray.actors.zero import PolicyEngine
 from gainrl_ray.checkpoint import RunState, commit_due
@@ -55,6 +59,7 @@ class _Learner:
             self._pipeline.make_room()
         self._policy = PolicyEngine(self._config, rank=self._rank, world_size=self._ranks)
         self._sender = self._open_sender() if self._rank == 0 else None
+        self._broadcaster = self._open_broadcaster() if self._rank == 0 and uses_broadcast(self._config) else None
 
     def run(self) -> None:
         self._await_curriculum()
@@ -67,8 +72,8 @@ class _Learner:
             report = self._policy.update(batch)
             every = self._config.sync.verify_every
             verify = every > 0 and (state.step + 1) % every == 0
-            publish_s = self._publish(state.step + 1, state.attempt, verify=verify)
-            report = replace(report, seconds={**report.seconds, "publish": publish_s, "take": wait_s})
+            published = self._publish(state.step + 1, state.attempt, verify=verify)
+            report = replace(report, seconds={**report.seconds, **published, "take": wait_s})
             state = self._complete(state, report)
             self._commit(state)
         self._export(MODEL_FOLDER)
@@ -84,6 +89,10 @@ class _Learner:
         handle = self._pipeline.weight_store(node_id, self._policy.weight_bytes)
         store = Remote(handle, "weight store", sync.deadline_s)
         return StoreSender(store, bucket_bytes=int(sync.bucket_mib * 2**20), deadline_s=sync.deadline_s)
+
+    def _open_broadcaster(self) -> BroadcastSender:
+        device = torch.device("cuda", torch.cuda.current_device()) if over_nccl(self._config) else torch.device("cpu")
+        return BroadcastSender(ray.util.get_node_ip_address(), device, stall_s(self._config))
 
     def _restore(self) -> RunState | None:
         """The committed state, with the learner's shards loaded; None at the beginning of a run."""
@@ -107,21 +116,48 @@ class _Learner:
         batch = self._pipeline.take(state.step, self._rank, state.attempt, self._limit_s())
         return batch, time.monotonic() - started
 
-    def _publish(self, version: int, attempt: int, *, verify: bool) -> float:
-        """Seconds taken to bring the weights of `version` into the store, bucket by bucket, with a probe to verify."""
+    def _publish(self, version: int, attempt: int, *, verify: bool) -> dict[str, float]:
+        """Bring the weights of `version` to the engines, with a probe to verify, and into the store, bucket by bucket.
+
+        Returns the seconds that engines waited for (`publish`) and, where they are served by a broadcast, those that
+        the store took meanwhile (`store`).
+        """
         started = time.monotonic()
         logprobs = self._policy.probe(self._task.probe_tokens) if verify else None
         if self._takes_turns:  # the engines wake up as soon as the version is known
             self._policy.rest()
+        probe = None if logprobs is None else Probe(token_ids=self._task.probe_tokens, logprobs=logprobs)
+        receivers = self._offer(version, attempt, probe)
+        offered = time.monotonic()
+        if receivers is not None:
+            weights = self._policy.named_weights(on_host=False)
+            if self._broadcaster is not None:
+                self._broadcaster.send(receivers, weights)
+            _exhaust(weights)
         weights = self._policy.named_weights()
-        if self._sender is None:
-            for _ in weights:  # nothing comes, but every rank takes part in the gather
-                pass
-        else:
-            probe = None if logprobs is None else Probe(token_ids=self._task.probe_tokens, logprobs=logprobs)
+        if self._sender is not None:
             self._sender.send(version, attempt, weights, probe)
             self._pipeline.publish(version, attempt)
-        return time.monotonic() - started
+        _exhaust(weights)
+        ended = time.monotonic()
+        return (
+            {"publish": ended - started}
+            if receivers is None
+            else {"publish": offered - started, "store": ended - offered}
+        )
+
+    def _offer(self, version: int, attempt: int, probe: Probe | None) -> Receivers | None:
+        """The engines that take a broadcast of `version` that begins now, equal on all ranks; None for nobody."""
+        if not uses_broadcast(self._config):
+            return None
+        answer: list[Receivers | None] = [None]
+        if self._broadcaster is not None and self._sender is not None:
+            broadcast = self._broadcaster.announce(self._sender.layout, probe)
+            if broadcast is not None:
+                answer = [self._pipeline.offer(version, attempt, broadcast)]
+        if self._ranks > 1:
+            dist.broadcast_object_list(answer, src=0)
+        return answer[0]
 
     def _complete(self, state: RunState, report: UpdateReport) -> RunState:
         return self._pipeline.complete(state.step, self._rank, report, state.attempt, self._limit_s())
@@ -158,3 +194,9 @@ class _Learner:
         """Longest wait for the pipeline: each of its parts at its own limit, so theirs speak first."""
         rollout, sync = self._config.rollout, self._config.sync
         return rollout.start_deadline_s + 3 * rollout.request_deadline_s + 2 * sync.deadline_s
+
+
+def _exhaust(weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Drive a gather to its end: every rank takes part in it to the last weight."""
+    for _ in weights:
+        pass

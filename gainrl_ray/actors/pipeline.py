@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from gainrl_ray.actors.attempt import Attempt
+from gainrl_ray.actors.broadcast import Broadcast, Receivers
 from gainrl_ray.actors.curriculum import Curriculum, CurriculumReport
 from gainrl_ray.actors.generation import Generated
 from gainrl_ray.actors.generation_loop import EngineStart, GenerationLoop, Parts, evaluation_due
@@ -91,9 +92,14 @@ class RolloutPipeline:
             self._engines.settle(self._config.rollout.start_deadline_s)
             self._parts.generator.sleep()
 
+    def offer(self, version: int, attempt: int, broadcast: Broadcast) -> Receivers | None:
+        """As Attempt.offer; the version comes into the store later."""
+        return self._current(attempt).offer(version, broadcast)
+
     def publish(self, version: int, attempt: int) -> None:
         """Learn that the store holds `version`."""
         current = self._current(attempt)
+        self._parts.generator.stored(version)
         with current.changing():
             current.published = version
 

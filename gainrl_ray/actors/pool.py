@@ -7,15 +7,24 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
-from gainrl_ray.actors.dispatch import Seat, check_requests, deal, grouped, token_count
+from gainrl_ray.actors.broadcast import Broadcast, ReceiverGroup, Receivers
+from gainrl_ray.actors.dispatch import (
+    GenerationFigures,
+    Seat,
+    check_requests,
+    check_version,
+    deal,
+    grouped,
+    token_count,
+)
 from gainrl_ray.actors.engine import slowest
-from gainrl_ray.actors.engine_slot import EngineSlot, Target
+from gainrl_ray.actors.engine_slot import EngineSlot, Target, settled
 from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest
@@ -23,17 +32,6 @@ from gainrl_ray.types import Completion, SampleRequest
 TICK_S = 0.5  # how often engines are looked after while nothing arrives
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class GenerationFigures:
-    """What one call of `generate` did."""
-
-    completions: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    resent: int = 0  # requests sent again after their engine was lost
-    seconds: float = 0.0
 
 
 class RolloutPool:
@@ -51,6 +49,8 @@ class RolloutPool:
         self._threads = ThreadPoolExecutor(max_workers=engines, thread_name_prefix="engine-start")
         self._tasks: dict[int, tuple[Future[None], Target | None]] = {}
         self._target: Target | None = None
+        self._unstored: Target | None = None  # on its way into the store, behind a broadcast
+        self._receivers = ReceiverGroup(config.rollout.tensor_parallel_size)
         self._epoch = 0
         self._calls = 0
         self._restarts = 0
@@ -88,10 +88,28 @@ class RolloutPool:
         with self._drive("sync"):
             started = time.monotonic()
             target = self._target = Target(self._epoch, version)
-            self._tend_until(lambda: self._settled(target), f"the update to version {version}")
+            self._tend_until(lambda: settled(self._slots, target), f"the update to version {version}")
             ray.get(self._store.release.remote(version), timeout=self._config.sync.deadline_s)
             serving = [slot.figures for slot in self._slots if slot.serves == target and slot.figures is not None]
             return {"seconds": time.monotonic() - started, **slowest(serving)}
+
+    def receive(self, version: int, broadcast: Broadcast, announce: Callable[[Receivers | None], None]) -> bool:
+        """Bring the engines that are up to `version` as ReceiverGroup.receive; those lost since are restarted.
+
+        Others take the version from the store, which gets it next (`stored`). Raises as `sleep`.
+        """
+        with self._drive("receive"):
+            target = self._target = self._unstored = Target(self._epoch, version)
+            self._take_up()
+            idle = [slot for slot in self._slots if slot.is_up and slot.index not in self._tasks]
+            self._on_each(idle, lambda slot: slot.ping())
+            up = [slot for slot in idle if slot.is_up]
+            return self._receivers.receive(up, target, broadcast, announce, self._threads)
+
+    def stored(self, version: int) -> None:
+        """Learn that the weight store holds `version`; called from any thread."""
+        if self._unstored is not None and self._unstored.version <= version:
+            self._unstored = None
 
     def sleep(self) -> None:
         """Make every engine give its memory back until the next sync; one that cannot is ended, and so gives it back.
@@ -106,9 +124,7 @@ class RolloutPool:
             if wait([task for task, _ in self._tasks.values()], timeout=limit_s).not_done:
                 raise DeadlineError(f"waited {limit_s:.0f} s for engines that come up; engines: {self.describe()}")
             self._take_up()
-            for slot, done in [(slot, self._threads.submit(slot.sleep)) for slot in self._slots]:
-                if (error := done.exception()) is not None:
-                    self._lost(slot, error)
+            self._on_each(self._slots, lambda slot: slot.sleep())
 
     def invalidate(self) -> None:
         """Make every engine stale: the next sync loads the weights again, also for an equal version number."""
@@ -128,7 +144,8 @@ class RolloutPool:
         """
         with self._drive("generate"):
             started = time.monotonic()
-            self._check(requests, version)
+            check_version(version, self._target.version if self._target else None)
+            check_requests(requests, self._config.sequence_tokens)
             self._calls += 1
             prefix = f"{self._calls}/"
             self.figures = GenerationFigures()
@@ -167,10 +184,10 @@ class RolloutPool:
         if self._closed:
             raise EngineError("the pool of engines is closed")
         self._take_up()
+        target = None if self._target == self._unstored else self._target
         for slot in self._slots:
-            behind = not slot.is_up or (self._target is not None and slot.serves != self._target)
+            behind = not slot.is_up or (target is not None and slot.serves != target)
             if behind and slot.index not in self._tasks:
-                target = self._target
                 self._tasks[slot.index] = (self._threads.submit(slot.bring_up, target, self._store), target)
 
     def _take_up(self) -> None:
@@ -181,6 +198,12 @@ class RolloutPool:
                 del self._tasks[slot.index]
                 if (error := task[0].exception()) is not None:
                     self._lost(slot, error, outdated=task[1] != self._target)
+
+    def _on_each(self, slots: Sequence[EngineSlot], act: Callable[[EngineSlot], None]) -> None:
+        """Do this with all of `slots` at once; those that cannot are lost. Raises as `_lost`."""
+        for slot, done in [(slot, self._threads.submit(act, slot)) for slot in slots]:
+            if (error := done.exception()) is not None:
+                self._lost(slot, error)
 
     def _lost(self, slot: EngineSlot, error: BaseException, *, outdated: bool = False) -> None:
         """Take the requests of a lost engine back and have it restarted.
@@ -207,12 +230,6 @@ class RolloutPool:
         slot.restarts += 1
         logger.warning("restart %d of %d, %d requests go elsewhere: %s", self._restarts, allowed, len(back), error)
 
-    def _settled(self, target: Target) -> bool:
-        """Whether an engine serves `target` and none that is up does not."""
-        return any(slot.serves == target for slot in self._slots) and all(
-            slot.serves == target or not slot.is_up for slot in self._slots
-        )
-
     def _tend_until(self, done: Callable[[], bool], what: str) -> None:
         """Tend the slots until `done`; placement, start and update each end at their own deadline before this one."""
         limit_s = self._once_s() * (self._config.rollout.max_engine_restarts + 1)
@@ -231,12 +248,6 @@ class RolloutPool:
 
     # -- requests ------------------------------------------------------------------------------------------------
 
-    def _check(self, requests: Sequence[SampleRequest], version: int) -> None:
-        serves = self._target.version if self._target else None
-        if version != serves:
-            raise EngineError(f"completions of version {version} were asked, the engines serve {serves}: sync first")
-        check_requests(requests, self._config.sequence_tokens)
-
     def _completions(
         self, count: int, version: int, started: float, deadline_s: float
     ) -> Iterator[tuple[str, Completion]]:
@@ -248,9 +259,7 @@ class RolloutPool:
                 request = slot.outstanding.pop(request_id, None)
                 if request is None:
                     continue
-                self.figures.completions += 1
-                self.figures.prompt_tokens += len(request.token_ids)
-                self.figures.completion_tokens += len(completion.token_ids)
+                self.figures.count(request, completion)
                 yield request_id, completion
             if self.figures.completions < count and time.monotonic() - started > deadline_s:
                 raise DeadlineError(

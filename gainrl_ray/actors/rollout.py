@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import ray
 from ray.actor import ActorHandle
 
+from gainrl_ray.actors.broadcast import Broadcast, Place
 from gainrl_ray.actors.buckets import WeightBucket
 from gainrl_ray.actors.engine import EngineState, RolloutEngine, SyncFigures
 from gainrl_ray.actors.weights import Published
@@ -131,6 +132,22 @@ class RolloutServer:
             deadline_s,
             f"the update of engine {self._index} to version {version}",
         )
+
+    @ray.method(concurrency_group="work")
+    def receive(
+        self, version: int, broadcast: Broadcast, place: Place | None, stall_s: float, deadline_s: float
+    ) -> SyncFigures:
+        """Take `version` as the learner broadcasts it, and serve it; joins the group first when it has a `place`.
+
+        Every single wait ends after `stall_s`. Raises as RolloutEngine.sync, DeadlineError.
+        """
+
+        def take(engine: RolloutEngine) -> SyncFigures:
+            if place is not None:
+                engine.join(broadcast, place, stall_s)
+            return engine.sync(version, broadcast.layout, broadcast.probe)
+
+        return self._do(take, deadline_s, f"the broadcast of version {version} to engine {self._index}")
 
     @ray.method(concurrency_group="work")
     def sleep(self, deadline_s: float) -> None:

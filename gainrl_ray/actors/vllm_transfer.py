@@ -3,7 +3,7 @@
 Imported by vLLM alone (see `vllm_plugin`), hence the imports of vLLM at the top.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,21 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from gainrl_ray.actors.buckets import TensorEntry, WeightBucket, unpack
+from gainrl_ray.actors.buckets import AnnouncedBucket, TensorEntry, WeightBucket, unpack
+from gainrl_ray.actors.weight_group import WeightGroup
 from gainrl_ray.errors import WeightSyncError
 
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Nothing is needed to begin: buckets come with the update calls."""
+    """A group in which buckets are broadcast; without one they come with the update calls."""
+
+    address: str | None = None
+    port: int = 0
+    nccl: bool = False
+    stall_s: float = 0.0
+    first_rank: int = 0  # that of the engine's first worker
+    size: int = 0
 
 
 @dataclass
@@ -32,30 +40,42 @@ class UpdateInfo(WeightTransferUpdateInfo):
 
     index: int
     entries: Sequence[Sequence[Any]]  # fields of TensorEntry
-    pieces: Sequence[Any]  # per entry, a [bytes] uint8 array in process, bytes from another process
-    checksum: int
+    pieces: Sequence[Any] | None = None  # per entry, a [bytes] uint8 array in process, bytes from another process
+    checksum: int = 0  # of the pieces; without pieces the bytes come by broadcast
 
 
-def update_info(bucket: WeightBucket, *, in_process: bool) -> dict[str, Any]:
+def update_info(bucket: WeightBucket | AnnouncedBucket, *, in_process: bool) -> dict[str, Any]:
     """The keywords of UpdateInfo for a bucket; the bytes are copied only when they must leave the process."""
-    return {
-        "index": bucket.index,
-        "entries": [list(entry) for entry in bucket.entries],
+    announced = {"index": bucket.index, "entries": [list(entry) for entry in bucket.entries]}
+    if isinstance(bucket, AnnouncedBucket):
+        return announced
+    return announced | {
         "pieces": list(bucket.pieces) if in_process else [piece.tobytes() for piece in bucket.pieces],
         "checksum": bucket.checksum,
     }
 
 
 class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Loads buckets through vLLM's layerwise reload, on CPU and GPU."""
+    """Loads buckets through vLLM's layerwise reload, on CPU and GPU, whichever way their bytes come."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
 
+    _group: WeightGroup | None = None
     _loaded: set[str] | None = None  # names of vLLM's own parameters; None = the model does not report them
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Nothing to set up."""
+        """Join the group that `init_info` names, in the place of an older one. Raises WeightSyncError."""
+        self.shutdown()
+        if init_info.address is not None:
+            self._group = WeightGroup(
+                init_info.address,
+                init_info.port,
+                rank=init_info.first_rank + self.parallel_config.rank,
+                size=init_info.size,
+                device=self.device if init_info.nccl else torch.device("cpu"),
+                stall_s=init_info.stall_s,
+            )
 
     def start_weight_update(self) -> None:
         """Put the layers on the meta device; the checkpoint's tensors arrive next."""
@@ -69,17 +89,28 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Hand the bucket's tensors to the model's loader, after a look at its checksum."""
-        bucket = WeightBucket(
-            index=update_info.index,
-            entries=tuple(_entry(fields) for fields in update_info.entries),
-            pieces=tuple(np.frombuffer(piece, dtype=np.uint8) for piece in update_info.pieces),
-            checksum=update_info.checksum,
-        )
-        bucket.check()
+        """Hand the bucket's tensors to the model's loader."""
         model: Any = self.model
-        loaded: set[str] | None = model.load_weights(unpack(bucket))
+        loaded: set[str] | None = model.load_weights(self._tensors(update_info))
         self._loaded = None if loaded is None or self._loaded is None else self._loaded | loaded
+
+    def _tensors(self, info: UpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
+        """The bucket's tensors: from a broadcast, or from its pieces after a look at their checksum."""
+        entries = tuple(_entry(fields) for fields in info.entries)
+        if info.pieces is None:
+            return self._broadcast(AnnouncedBucket(index=info.index, entries=entries))
+        pieces = tuple(np.frombuffer(piece, dtype=np.uint8) for piece in info.pieces)
+        bucket = WeightBucket(index=info.index, entries=entries, pieces=pieces, checksum=info.checksum)
+        bucket.check()
+        return unpack(bucket)
+
+    def _broadcast(self, bucket: AnnouncedBucket) -> Iterator[tuple[str, torch.Tensor]]:
+        if self._group is None:
+            raise WeightSyncError(f"bucket {bucket.index} was announced as a broadcast to an engine without a group")
+        # A buffer of its own: vLLM keeps views of it until all of a layer's weights are there.
+        buffer = bucket.buffer(self._group.device)
+        self._group.broadcast(buffer)
+        return bucket.tensors(buffer)
 
     def finish_weight_update(self) -> None:
         """Put the loaded layers to work.
@@ -98,7 +129,10 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             )
 
     def shutdown(self) -> None:
-        """Nothing to release."""
+        """Leave the group."""
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
 
 def retie_head(model: torch.nn.Module, *, tied: bool) -> None:

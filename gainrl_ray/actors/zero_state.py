@@ -27,21 +27,21 @@ _TAG = "engine"
 _MANIFEST = "engine.json"
 
 
-def gathered_weights(model: Any, *, rank: int) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, full tensor on the CPU) of every weight, tied ones once; nothing on ranks other than 0.
+def gathered_weights(model: Any, *, rank: int, on_host: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face name, full tensor, `on_host` on the CPU) of every weight, tied ones once; nothing on ranks other than 0.
 
     All ranks must exhaust it together, since under ZeRO-3 each bucket is gathered from all of them. Tensors have the
     model's dtype, with adapters merged in; those that lie whole in this process's memory are shared with the model,
     not copied. Names are those of checkpoint files: what transformers merges or renames on loading (experts, for
     example) is taken apart again.
     """
-    for name, tensor in _gathered(merged_sources(model), rank=rank):
+    for name, tensor in _gathered(merged_sources(model), rank=rank, on_host=on_host):
         yield from named_as_on_disk(model, name, tensor)
 
 
-def gathered_adapters(model: Any, *, rank: int) -> Iterator[tuple[str, Tensor]]:
-    """(name in a peft file, full tensor on the CPU) of the adapters' factors; collective like `gathered_weights`."""
-    return _gathered(adapter_sources(model), rank=rank)
+def gathered_adapters(model: Any, *, rank: int, on_host: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """(name in a peft file, full tensor, `on_host` on the CPU) of the adapters' factors; collective like `gathered_weights`."""
+    return _gathered(adapter_sources(model), rank=rank, on_host=on_host)
 
 
 def export_folder(model: Any, tokenizer: Any, folder: Path, *, rank: int, parts: Collection[str]) -> None:
@@ -151,14 +151,14 @@ def _load_checked(path: str, map_location: Any = None) -> Any:
         raise DataError(f"the learner checkpoint's file {path} cannot be read ({error}): use an older one") from error
 
 
-def _gathered(sources: Iterable[WeightSource], *, rank: int) -> Iterator[tuple[str, Tensor]]:
-    """(name, value on the CPU) of every source on rank 0, nothing elsewhere; collective."""
+def _gathered(sources: Iterable[WeightSource], *, rank: int, on_host: bool) -> Iterator[tuple[str, Tensor]]:
+    """(name, value) of every source on rank 0, nothing elsewhere; collective."""
     from deepspeed import zero
 
     for bucket in _buckets(sources):
         with zero.GatheredParameters([parameter for source in bucket for parameter in source.parameters]):
             # Within the context: after it a gathered parameter is empty again.
-            values = [(source.name, source.value()) for source in bucket] if rank == 0 else []
+            values = [(source.name, source.value(on_host=on_host)) for source in bucket] if rank == 0 else []
         yield from values
 
 

@@ -43,18 +43,19 @@ class WeightSource:
         """Bytes of the value."""
         return _numel(self.weight) * self.weight.element_size()
 
-    def value(self) -> Tensor:
-        """On the CPU: the weight, or weight + scale * B A, summed in float32 and rounded to its dtype once.
+    def value(self, *, on_host: bool = True) -> Tensor:
+        """The weight, or weight + scale * B A, summed in float32 and rounded to its dtype once.
 
-        A weight that lies whole in this process's memory is shared; one that ZeRO-3 gathered for the moment is copied.
+        On the CPU, or without `on_host` where the weight is. A weight that lies whole in this process's memory is shared; one that ZeRO-3 gathered for the moment is copied.
         """
         weight = self.weight.detach()
         if self.factors is None:
-            host = weight.cpu()
-            return host.clone() if hasattr(self.weight, "ds_id") and host.data_ptr() == weight.data_ptr() else host
+            value = weight.cpu() if on_host else weight
+            return value.clone() if hasattr(self.weight, "ds_id") and value.data_ptr() == weight.data_ptr() else value
         down, up = (factor.detach().float() for factor in self.factors)
         change = (up @ down).T if self.transposed else up @ down
-        return (weight.float() + self.scale * change).to(weight.dtype).cpu()
+        merged = (weight.float() + self.scale * change).to(weight.dtype)
+        return merged.cpu() if on_host else merged
 
 
 class WithoutAdapters:
