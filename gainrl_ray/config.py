@@ -552,7 +552,7 @@ class Config(Node):
         """Raise ValueError for settings under which a learner cannot broadcast."""
         rollout, shares = self.rollout, (self.learner.gpus_per_worker, self.rollout.gpus_per_engine)
         causes = {
-            "rollout.max_staleness 0: engines that generate ahead would keep the learner waiting": rollout.max_staleness,
+            "rollout.max_staleness 0: engines that generate would keep the learner waiting": rollout.max_staleness,
             "rollout.colocated false: NCCL takes one process a GPU": rollout.colocated,
             "lora.sync=merged: adapters are loaded from files": self.lora.sends_adapters,
             f"whole GPUs for learner ranks and engines, received {shares[0]:g} and {shares[1]:g}": any(

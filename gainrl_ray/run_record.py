@@ -146,7 +146,7 @@ class RunRecord:
             "trained_tokens": reports[0].trained_tokens,
             "tokens_per_second": tokens / total_s,
             **{f"seconds/{name}": value for name, value in parts.items()},
-            **{"seconds/store": report.seconds["store"] for report in reports if "store" in report.seconds},
+            **({"seconds/store": reports[0].seconds["store"]} if "store" in reports[0].seconds else {}),
             "seconds/total": total_s,
             "total/problems": before.get("total/problems", 0) + len(groups),
             "total/rollouts": before.get("total/rollouts", 0) + len(completions),

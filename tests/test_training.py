@@ -104,15 +104,18 @@ def kill_after() -> Iterator[Callable[[Path, int, str], None]]:
 
 
 def test_a_run_goes_on_under_its_name_and_after_a_killed_learner(whole: Finished, folder: Path, kill_after) -> None:
-    half = run(settings(folder, run={"steps": 2}), "continued")
+    """And with weights that are broadcast, where the other run has the engines pull them."""
+    broadcast = {"backend": "broadcast"}
+    half = run(settings(folder, run={"steps": 2}, sync=broadcast), "continued")
     assert len(half.path("accuracy")) == 2
     with pytest.raises(ConfigError, match="has finished its 2 steps"):
-        run(settings(folder, run={"steps": 2}), "continued")
+        run(settings(folder, run={"steps": 2}, sync=broadcast), "continued")
     with pytest.raises(ConfigError, match=r"optimizer.lr: 0.0001 -> 0.0002"):
-        run(settings(folder, optimizer={"lr": 2e-4}), "continued")
+        run(settings(folder, optimizer={"lr": 2e-4}, sync=broadcast), "continued")
     kill_after(folder / "continued", 3, "RayTrainWorker")
-    rest = run(settings(folder), "continued")
+    rest = run(settings(folder, sync=broadcast), "continued")
     assert any("after step 2 (attempt 3)" in line for line in rest.lines)
+    assert len(rest.path("seconds/store")) == STEPS, "each version went out by broadcast, and to the store behind it"
     assert_alike(rest, whole)
 
 

@@ -47,14 +47,11 @@ def grouped(requests: Sequence[SampleRequest]) -> deque[list[SampleRequest]]:
     return deque(groups.values())
 
 
-def check_version(asked: int, served: int | None) -> None:
-    """Raise EngineError when the engines do not serve the version that is asked for."""
+def check_requests(requests: Sequence[SampleRequest], limit: int, asked: int, served: int | None) -> None:
+    """Raise EngineError for ids that are not unique, for a request of no or more than `limit` tokens, and when the
+    version `asked` for is not the one `served`."""
     if asked != served:
         raise EngineError(f"completions of version {asked} were asked, the engines serve {served}: sync first")
-
-
-def check_requests(requests: Sequence[SampleRequest], limit: int) -> None:
-    """Raise EngineError for ids that are not unique, and for a request of no or more than `limit` tokens."""
     if len({request.request_id for request in requests}) != len(requests):
         raise EngineError(f"received {len(requests)} requests whose ids are not unique")
     for request in requests:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gainrl_ray.actors.broadcast import Broadcast, Place
 from gainrl_ray.actors.buckets import AnnouncedBucket, WeightBucket
@@ -171,7 +171,10 @@ class RolloutEngine:
         self.state, self.version = EngineState.STALE, None
         self._wake(WEIGHTS)
         try:
-            pull_s, update_s, size = self._adapter.load(buckets) if self._adapter else self._update(buckets)
+            if self._adapter:
+                pull_s, update_s, size = self._adapter.load(cast(Iterable[WeightBucket], buckets))
+            else:
+                pull_s, update_s, size = self._update(buckets)
         except Exception as error:
             with suppress(Exception):  # closes the failed session where it is still open, so that another may begin
                 self._engine.collective_rpc("finish_weight_update")

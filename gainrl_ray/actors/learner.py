@@ -140,11 +140,9 @@ class _Learner:
             self._pipeline.publish(version, attempt)
         _exhaust(weights)
         ended = time.monotonic()
-        return (
-            {"publish": ended - started}
-            if receivers is None
-            else {"publish": offered - started, "store": ended - offered}
-        )
+        if receivers is None:
+            return {"publish": ended - started}
+        return {"publish": offered - started, "store": ended - offered}
 
     def _offer(self, version: int, attempt: int, probe: Probe | None) -> Receivers | None:
         """The engines that take a broadcast of `version` that begins now, equal on all ranks; None for nobody."""

@@ -14,15 +14,7 @@ import ray
 from ray.actor import ActorHandle
 
 from gainrl_ray.actors.broadcast import Broadcast, ReceiverGroup, Receivers
-from gainrl_ray.actors.dispatch import (
-    GenerationFigures,
-    Seat,
-    check_requests,
-    check_version,
-    deal,
-    grouped,
-    token_count,
-)
+from gainrl_ray.actors.dispatch import GenerationFigures, Seat, check_requests, deal, grouped, token_count
 from gainrl_ray.actors.engine import slowest
 from gainrl_ray.actors.engine_slot import EngineSlot, Target, settled
 from gainrl_ray.config import Config
@@ -144,8 +136,8 @@ class RolloutPool:
         """
         with self._drive("generate"):
             started = time.monotonic()
-            check_version(version, self._target.version if self._target else None)
-            check_requests(requests, self._config.sequence_tokens)
+            served = self._target.version if self._target else None
+            check_requests(requests, self._config.sequence_tokens, version, served)
             self._calls += 1
             prefix = f"{self._calls}/"
             self.figures = GenerationFigures()

@@ -2,22 +2,26 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import ray
+import torch
 
+from gainrl_ray.actors.broadcast import Broadcast, ReceiverGroup, Receivers, stall_s
 from gainrl_ray.actors.buckets import pack
 from gainrl_ray.actors.engine_slot import EngineSlot, Target
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.session import session
-from gainrl_ray.actors.transport import StoreSender
+from gainrl_ray.actors.transport import BroadcastSender, StoreSender
 from gainrl_ray.actors.weights import WeightStoreActor
 from gainrl_ray.config import Config
+from gainrl_ray.errors import BenchmarkError
 from gainrl_ray.model.loading import load_model, named_as_on_disk
 
-COPY, PUT, PACK, SEND, PULL, LOAD = "copy", "put", "pack", "send", "pull", "load"
+COPY, PUT, PACK, SEND, PULL, LOAD, BROADCAST = "copy", "put", "pack", "send", "pull", "load", "broadcast"
 
 
 class _Learner:
@@ -35,12 +39,21 @@ class _Learner:
         self._sender = StoreSender(
             Remote(store, "weight store", limit_s), bucket_bytes=self._bucket_bytes, deadline_s=limit_s
         )
+        self._broadcaster = BroadcastSender(ray.util.get_node_ip_address(), torch.device("cpu"), stall_s(config))
         self._pieces = [piece for bucket in pack(self._weights, 2**62) for piece in bucket.pieces]
         self._copies = [piece.copy() for piece in self._pieces]
 
     def size(self) -> int:
         """Bytes of a version."""
         return sum(piece.nbytes for piece in self._pieces)
+
+    def announce(self) -> Broadcast | None:
+        """The broadcast that `broadcast` sends, of the weights that were sent before."""
+        return self._broadcaster.announce(self._sender.layout, None)
+
+    def broadcast(self, receivers: Receivers) -> bool:
+        """Whether the weights went out."""
+        return self._broadcaster.send(receivers, self._weights)
 
     def work(self, stage: str, version: int) -> float:
         """Seconds of one stage."""
@@ -69,13 +82,14 @@ def timed_stages(config: Config, rounds: int) -> tuple[int, dict[str, list[float
 
     COPY is a copy of the weights within the learner, PUT one into the object store: what the machine can do. PACK
     makes the buckets, without sending them; SEND makes and sends them; PULL is an engine's wait for buckets, LOAD its
-    loading of them.
+    loading of them. BROADCAST is the whole way without the store, from the gather to a loaded engine.
     """
     with session(config.ray), _parts(config) as (store, learner, engine):
         limit_s = config.rollout.start_deadline_s
         size: Any = ray.get(learner.size.remote(), timeout=limit_s)
         engine.bring_up(None, None)
-        seconds: dict[str, list[float]] = {stage: [] for stage in (COPY, PUT, PACK, SEND, PULL, LOAD)}
+        seconds: dict[str, list[float]] = {stage: [] for stage in (COPY, PUT, PACK, SEND, PULL, LOAD, BROADCAST)}
+        receivers, threads = ReceiverGroup(1), ThreadPoolExecutor(1)
         for version in range(rounds + 1):
             found: dict[str, Any] = {
                 stage: ray.get(learner.work.remote(stage, version), timeout=limit_s)
@@ -85,6 +99,11 @@ def timed_stages(config: Config, rounds: int) -> tuple[int, dict[str, list[float
             ray.get(store.release.remote(version), timeout=limit_s)
             assert engine.figures is not None
             found |= {PULL: engine.figures.pull_s, LOAD: engine.figures.update_s}
+            announced: Any = ray.get(learner.announce.remote(), timeout=limit_s)
+            started = time.perf_counter()
+            if not receivers.receive([engine], Target(0, version), announced, learner.broadcast.remote, threads):
+                raise BenchmarkError(f"the broadcast of round {version} did not reach the engine: its log says why")
+            found[BROADCAST] = time.perf_counter() - started
             for stage, value in found.items() if version else ():
                 seconds[stage].append(value)
         return size, seconds

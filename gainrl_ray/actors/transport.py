@@ -142,7 +142,8 @@ class BroadcastSender:
         whole = max(self._layout, key=lambda bucket: bucket.size).buffer(self._device)
         for bucket in self._layout:
             buffer = whole[: bucket.size]
-            for (name, room), (found, tensor) in zip(bucket.tensors(buffer), present, strict=False):
+            for name, room in bucket.tensors(buffer):
+                found, tensor = next(present, ("nothing", room))
                 if (found, tensor.dtype, tensor.shape) != (name, room.dtype, room.shape):
                     raise WeightSyncError(
                         f"{found} {tensor.dtype} {list(tensor.shape)} came where {name} {room.dtype} "

@@ -108,10 +108,11 @@ class PolicyEngine:
         return tuple(output.logprobs[0].tolist())
 
     def named_weights(self, *, on_host: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor, `on_host` on the CPU) of what engines get, on rank 0; nothing elsewhere.
+        """(Hugging Face name, full tensor) of what engines get, on rank 0; nothing elsewhere.
 
-        That is every weight with adapters merged in, or the adapters' factors alone, as lora.sync says. Every rank
-        must exhaust the iterator: ZeRO-3 gathers from all of them, bucket by bucket.
+        That is every weight with adapters merged in, or the adapters' factors alone, as lora.sync says; on the CPU,
+        or without `on_host` where the weights are. Every rank must exhaust the iterator: ZeRO-3 gathers from all of
+        them, bucket by bucket.
         """
         gathered = zero_state.gathered_adapters if self._config.lora.sends_adapters else zero_state.gathered_weights
         return gathered(self._policy.language_model, rank=self._rank, on_host=on_host)

@@ -28,19 +28,19 @@ _MANIFEST = "engine.json"
 
 
 def gathered_weights(model: Any, *, rank: int, on_host: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, full tensor, `on_host` on the CPU) of every weight, tied ones once; nothing on ranks other than 0.
+    """(Hugging Face name, full tensor) of every weight, tied ones once; nothing on ranks other than 0.
 
     All ranks must exhaust it together, since under ZeRO-3 each bucket is gathered from all of them. Tensors have the
-    model's dtype, with adapters merged in; those that lie whole in this process's memory are shared with the model,
-    not copied. Names are those of checkpoint files: what transformers merges or renames on loading (experts, for
-    example) is taken apart again.
+    model's dtype, with adapters merged in, and are on the CPU, or without `on_host` where the weights are; those that
+    lie whole there are shared with the model, not copied. Names are those of checkpoint files: what transformers
+    merges or renames on loading (experts, for example) is taken apart again.
     """
     for name, tensor in _gathered(merged_sources(model), rank=rank, on_host=on_host):
         yield from named_as_on_disk(model, name, tensor)
 
 
 def gathered_adapters(model: Any, *, rank: int, on_host: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """(name in a peft file, full tensor, `on_host` on the CPU) of the adapters' factors; collective like `gathered_weights`."""
+    """(name in a peft file, full tensor) of the adapters' factors; collective like `gathered_weights`."""
     return _gathered(adapter_sources(model), rank=rank, on_host=on_host)
 
 

@@ -20,6 +20,7 @@ NAMES = {
     sync_trial.SEND: "gather, pack and send",
     sync_trial.PULL: "pull by an engine",
     sync_trial.LOAD: "load into the engine",
+    sync_trial.BROADCAST: "whole sync by broadcast",
 }
 ROOM = 4
 """Versions that the benchmark's own Ray has room for."""

@@ -46,7 +46,8 @@ class WeightSource:
     def value(self, *, on_host: bool = True) -> Tensor:
         """The weight, or weight + scale * B A, summed in float32 and rounded to its dtype once.
 
-        On the CPU, or without `on_host` where the weight is. A weight that lies whole in this process's memory is shared; one that ZeRO-3 gathered for the moment is copied.
+        It is on the CPU, or without `on_host` where the weight is. A weight that lies whole there is shared; one that
+        ZeRO-3 gathered for the moment is copied.
         """
         weight = self.weight.detach()
         if self.factors is None:

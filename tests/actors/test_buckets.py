@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gainrl_ray.actors.buckets import StreamTotal, pack, unpack
+from gainrl_ray.actors.buckets import ALIGNMENT, AnnouncedBucket, StreamTotal, pack, unpack
 from gainrl_ray.errors import WeightSyncError
 
 
@@ -29,6 +29,20 @@ def test_unpacked_tensors_are_the_packed_ones(bucket_bytes: int) -> None:
         assert copy.dtype == tensor.dtype
         assert copy.shape == tensor.shape
         assert torch.equal(copy, tensor)
+
+
+def test_tensors_come_out_of_a_buffer_as_they_went_in() -> None:
+    named = [("odd", torch.tensor([1, 2, 3], dtype=torch.uint8)), *tensors()]
+    (packed,) = pack(named, 1 << 20)
+    bucket = AnnouncedBucket(index=0, entries=packed.entries)
+    buffer = bucket.buffer(torch.device("cpu"))
+    # 3, 24, 6, 8, 200, 0 and 4 bytes, each at the next multiple of 16
+    assert buffer.shape == (16 + 32 + 16 + 16 + 208 + 0 + 16,)
+    for (name, tensor), (found, room) in zip(named, bucket.tensors(buffer), strict=True):
+        assert (found, room.storage_offset() * room.element_size() % ALIGNMENT) == (name, 0)
+        room.copy_(tensor)
+    for (_, tensor), (_, copy) in zip(named, bucket.tensors(buffer.clone()), strict=True):
+        assert copy.dtype == tensor.dtype and torch.equal(copy, tensor)
 
 
 def test_buckets_are_filled_in_order_and_a_larger_tensor_goes_alone() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gainrl_ray.actors.broadcast import Broadcast, Receivers
 from gainrl_ray.actors.curriculum import Curriculum
 from gainrl_ray.actors.generation import Generated
 from gainrl_ray.actors.generation_loop import Parts
@@ -70,6 +71,8 @@ class MemoryGenerator:
 
     def invalidate(self) -> None: ...
 
+    def stored(self, version: int) -> None: ...
+
     def close(self) -> None: ...
 
     def engines(self) -> list[dict]:
@@ -114,6 +117,24 @@ class MemoryGenerator:
         right = Grade(outcome=Outcome.CORRECT, reward=1.0)
         wrong = Grade(outcome=Outcome.WRONG, reward=0.0)
         return ((wrong, wrong), (wrong, right), (right, right))[(row + version) % 3]
+
+
+class Receiver(MemoryGenerator):
+    """A generator whose engines take broadcasts, or miss them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: list[int] = []
+        self.stored_versions: list[int] = []
+        self.reaches = True
+
+    def receive(self, version: int, broadcast: Broadcast, announce: Callable[[Receivers | None], None]) -> bool:
+        announce(Receivers("group", 2))
+        self.received.append(version)
+        return self.reaches
+
+    def stored(self, version: int) -> None:
+        self.stored_versions.append(version)
 
 
 class TurnTaker(MemoryGenerator):
@@ -362,6 +383,44 @@ def test_skipped_updates_in_a_row_stop_the_run(start) -> None:
                 pipeline.complete(step, 0, report(skipped_updates=skipped), state.attempt, WAIT_S)
         else:
             pipeline.complete(step, 0, report(skipped_updates=skipped), state.attempt, WAIT_S)
+
+
+BROADCAST = Broadcast(group="", address="", port=0, nccl=False, layout=(), probe=None)
+
+
+def test_engines_generate_after_a_broadcast_before_the_store_has_the_version(start) -> None:
+    pipeline, generator = start(settings(0), kind=Receiver)
+    state = drive(pipeline, None, 1)[1]
+    pipeline.take(1, 0, state.attempt, WAIT_S)
+    assert pipeline.offer(1, state.attempt, BROADCAST) is None, "engines have that version"
+    deadline = time.monotonic() + WAIT_S
+    while (receivers := pipeline.offer(2, state.attempt, BROADCAST)) is None:
+        assert time.monotonic() < deadline, "the loop did not come to wait for version 2"
+    assert receivers == Receivers("group", 2)
+    state = pipeline.complete(1, 0, report(), state.attempt, WAIT_S)
+    assert pipeline.take(2, 0, state.attempt, WAIT_S).step == 2
+    assert (generator.received, generator.synced, generator.stored_versions) == ([2], [0, 1, 2], [0, 1])
+    pipeline.publish(2, state.attempt)
+    assert generator.stored_versions == [0, 1, 2]
+    with pytest.raises(StaleAttemptError):
+        pipeline.offer(3, state.attempt - 1, BROADCAST)
+
+
+def test_engines_that_missed_a_broadcast_wait_for_the_store(start) -> None:
+    pipeline, generator = start(settings(0), kind=Receiver)
+    generator.reaches = False
+    state = drive(pipeline, None, 0)[0]
+    pipeline.take(0, 0, state.attempt, WAIT_S)
+    deadline = time.monotonic() + WAIT_S
+    while pipeline.offer(1, state.attempt, BROADCAST) is None:
+        assert time.monotonic() < deadline, "the loop did not come to wait for version 1"
+    state = pipeline.complete(0, 0, report(), state.attempt, WAIT_S)
+    with pytest.raises(DeadlineError, match="batch of step 1"):
+        pipeline.take(1, 0, state.attempt, 0.2)
+    assert (generator.received, generator.synced) == ([1], [0])
+    pipeline.publish(1, state.attempt)
+    assert pipeline.take(1, 0, state.attempt, WAIT_S).step == 1
+    assert generator.synced == [0, 1]
 
 
 def drive_in_turns(pipeline: RolloutPipeline, generator: TurnTaker, state: RunState | None, until: int) -> RunState:

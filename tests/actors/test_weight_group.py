@@ -1,0 +1,58 @@
+"""What the learner broadcasts is in every member's buffer; a member that does not come or goes is an error in time."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from gainrl_ray.actors.weight_group import LEARNER, WeightGroup
+from gainrl_ray.errors import WeightSyncError
+
+ADDRESS = "127.0.0.1"
+
+
+def formed(size: int, members: int, stall_s: float) -> list[Any]:
+    """The ends of a group of `size` to which `members` come, or the errors in their places."""
+    listener = socket.create_server((ADDRESS, 0))
+    port = listener.getsockname()[1]
+
+    def join(rank: int) -> WeightGroup:
+        ours = listener if rank == LEARNER else None
+        device = torch.device("cpu")
+        return WeightGroup(ADDRESS, port, rank=rank, size=size, device=device, stall_s=stall_s, listener=ours)
+
+    with ThreadPoolExecutor(members) as threads:
+        calls = [threads.submit(join, rank) for rank in range(members)]
+        return [call.exception() or call.result() for call in calls]
+
+
+def test_every_member_gets_the_learners_bytes() -> None:
+    groups = formed(3, 3, 30.0)
+    buffers = [torch.full((1000,), rank, dtype=torch.uint8) for rank in range(3)]
+    buffers[LEARNER] = torch.arange(1000).to(torch.uint8)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda pair: pair[0].broadcast(pair[1]), zip(groups, buffers, strict=True)))
+    assert all(torch.equal(buffer, buffers[LEARNER]) for buffer in buffers)
+
+
+def test_a_member_that_does_not_come_ends_the_wait() -> None:
+    started = time.monotonic()
+    errors = formed(3, 2, 1.0)
+    assert 1.0 <= time.monotonic() - started < 10.0
+    assert all(isinstance(error, WeightSyncError) for error in errors)
+    assert "did not form within 1 s" in str(errors[LEARNER])
+
+
+def test_a_learner_that_leaves_or_says_nothing_ends_the_wait() -> None:
+    learner, member = formed(2, 2, 1.0)
+    with pytest.raises(WeightSyncError, match="a broadcast of 8 bytes broke off"):
+        member.broadcast(torch.zeros(8, dtype=torch.uint8))
+    learner, member = formed(2, 2, 30.0)
+    started = time.monotonic()
+    learner.close()
+    with pytest.raises(WeightSyncError, match="a broadcast of 8 bytes broke off"):
+        member.broadcast(torch.zeros(8, dtype=torch.uint8))
+    assert time.monotonic() - started < 10.0
