@@ -302,13 +302,14 @@ class SyncConfig(Node):
     the learner send it to all at once and fill the store while they generate, by NCCL where both sides have GPUs,
     else by gloo. It needs rollout.max_staleness 0, whole GPUs of their own for both sides (NCCL takes one process a
     GPU; on shared GPUs, rollout.colocated, the object store's shared memory is the way) and full weights to send, not
-    lora.sync=adapter. auto = broadcast where GPUs and these settings allow it. Who misses a broadcast pulls."""
+    lora.sync=adapter. auto = broadcast where GPUs and these settings allow it. A gang's first version, and whoever
+    misses a broadcast, goes by the object store; so do all versions after two failures in a row or a verified one."""
     bucket_mib: PositiveFloat = 256.0
     """Size of a bucket of weights, MiB."""
     deadline_s: PositiveFloat = 600.0
     """Longest wait for a weight update of an engine, s."""
     verify_every: NonNegativeInt = 10
-    """Compare engine and learner log-probabilities at the first sync and every n-th; 0 = never."""
+    """Compare engine and learner log-probabilities at the first sync, the first broadcast and every n-th; 0 = never."""
     verify_tolerance: PositiveFloat = 0.05
     """Largest allowed difference of a probe token's log-probability, nats (0.001 is enough in float32)."""
 

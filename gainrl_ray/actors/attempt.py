@@ -67,12 +67,18 @@ class Attempt:
                 self._changed.wait(left)
 
     def offer(self, version: int, broadcast: Broadcast) -> Receivers | None:
-        """Who takes `version` from a broadcast that begins now; None when no engine waits for it. Raises as `wait`."""
+        """Who takes `version` from a broadcast that begins now; None when no engine waits for it or none answers.
+
+        Raises the error with which the attempt ended, if it did.
+        """
         with self.changing():
             if self.wanted != version:
                 return None
             self.offers[version] = broadcast
-        self.wait(lambda: version in self.receivers, ANSWER_S, f"the receivers of version {version}")
+        try:
+            self.wait(lambda: version in self.receivers, ANSWER_S, f"the receivers of version {version}")
+        except DeadlineError:
+            return None  # engines that come to it later find no learner, and go to the store
         return self.receivers[version]
 
     def fail(self, error: Exception) -> None:

@@ -72,6 +72,7 @@ class ReceiverGroup:
         self._workers = workers_per_engine
         self._members: tuple[str, ...] = ()
         self._name = ""
+        self._is_trusted = True
 
     def receive(
         self,
@@ -83,9 +84,10 @@ class ReceiverGroup:
     ) -> bool:
         """Whether all of `slots` serve `target` after the broadcast, and there are any; the others are stale.
 
-        `announce` is called with those who take part, None for nobody, upon which the learner begins.
+        `announce` is called with those who take part, None for nobody, upon which the learner begins. When a
+        broadcast fails that was to be verified, there is no other: its bytes may have been wrong.
         """
-        if not slots:
+        if not slots or not self._is_trusted:
             announce(None)
             return False
         members = tuple(slot.identity for slot in slots)
@@ -100,7 +102,7 @@ class ReceiverGroup:
         ]
         errors = [error for call in calls if (error := call.exception()) is not None]
         if errors:
-            self._members = ()
+            self._members, self._is_trusted = (), broadcast.probe is None
             logger.warning(
                 "%d of %d engines missed the broadcast of version %d and take it from the weight store: %s",
                 len(errors),

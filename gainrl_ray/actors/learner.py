@@ -64,14 +64,15 @@ class _Learner:
     def run(self) -> None:
         self._await_curriculum()
         state = self._begin(self._restore())
-        self._publish(state.step, state.attempt, verify=self._config.sync.verify_every > 0)
+        begun, every = state.step, self._config.sync.verify_every
+        self._publish(begun, state.attempt, verify=every > 0)
         while state.step < self._config.run.steps and not state.stopped:
             batch, wait_s = self._take(state)
             if self._takes_turns:
                 self._policy.resume()
             report = self._policy.update(batch)
-            every = self._config.sync.verify_every
-            verify = every > 0 and (state.step + 1) % every == 0
+            is_first_broadcast = uses_broadcast(self._config) and state.step == begun
+            verify = every > 0 and ((state.step + 1) % every == 0 or is_first_broadcast)
             published = self._publish(state.step + 1, state.attempt, verify=verify)
             report = replace(report, seconds={**report.seconds, **published, "take": wait_s})
             state = self._complete(state, report)

@@ -105,7 +105,7 @@ class BroadcastSender:
             if receivers.group != self._name:
                 self._form(receivers)
             self._stream(named)
-        except WeightSyncError as error:
+        except Exception as error:  # whatever it is, the store is the other way
             self._failures += 1
             ending = ", and no other is tried" if self._failures == MOST_FAILURES else ""
             logger.warning("a broadcast of weights failed, engines take them from the store%s: %s", ending, error)
