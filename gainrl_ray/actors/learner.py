@@ -57,7 +57,6 @@ class _Learner:
         self._sender = self._open_sender() if self._rank == 0 else None
 
     def run(self) -> None:
-        self._await_curriculum()
         state = self._begin(self._restore())
         self._publish(state.step, state.attempt, verify=self._config.sync.verify_every > 0)
         while state.step < self._config.run.steps and not state.stopped:
@@ -72,11 +71,6 @@ class _Learner:
             state = self._complete(state, report)
             self._commit(state)
         self._export(MODEL_FOLDER)
-
-    def _await_curriculum(self) -> None:
-        """Wait for the end of scoring; by itself on every rank, since a collective would reach its own limit."""
-        limit_s = self._config.scoring.deadline_s
-        Remote(self._task.pipeline, "pipeline", limit_s + 60).await_curriculum(limit_s)
 
     def _open_sender(self) -> StoreSender:
         """The way into the weight store, which is near this rank."""
