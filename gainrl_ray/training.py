@@ -135,11 +135,12 @@ def _run(config: Config, run_name: str, tables: Tables, say: Say) -> bool:
     scoring = scoring_shares(config, wanted) if wanted else ()
     if scoring:
         preflight(scoring, cluster_supply(), config.ray.autoscaling)
-    beside = shortage((*budget(config), *scoring), cluster_supply()) is None
-    order = None if beside else _order(config, tables, wanted, say)
+    order = None
+    if shortage((*budget(config), *scoring), cluster_supply()) is not None:
+        order = _order(config, tables, wanted, say)
     run = TrainingRun(config, run_name, train=tables.train, heldout=tables.heldout, pad_id=tables.pad_id)
     try:
-        return run.train(order or _order(config, tables, wanted, say), say)
+        return run.train(_order(config, tables, wanted, say) if order is None else order, say)
     finally:
         run.close()
 

@@ -15,9 +15,10 @@ def main(argv: list[str]) -> int:
     try:
         config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
         from gainrl_ray.actors.session import session
-        from gainrl_ray.scoring import score, summary
 
         with session(config.ray):
+            from gainrl_ray.scoring import score, summary
+
             print(summary(score(config)))
     except GainrlError as error:
         print(f"error: {error}", file=sys.stderr)

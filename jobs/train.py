@@ -19,9 +19,10 @@ def main(argv: list[str]) -> int:
         config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
         run_name = config.run.name or f"{preset_name(argv)}-{time.strftime('%Y%m%d-%H%M%S')}"
         from gainrl_ray.actors.session import session
-        from gainrl_ray.training import summary, train
 
         with session(config.ray):
+            from gainrl_ray.training import summary, train
+
             print(summary(train(config, run_name)))
     except GainrlError as error:
         print(f"error: {error}", file=sys.stderr)

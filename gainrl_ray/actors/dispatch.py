@@ -40,11 +40,14 @@ def token_count(requests: Sequence[SampleRequest]) -> int:
 
 
 def grouped(requests: Sequence[SampleRequest]) -> deque[list[SampleRequest]]:
-    """The requests in lists of equal prompts, in the order of the first of each."""
+    """The requests in lists of equal prompts, the longest first, so that none of them is begun last.
+
+    Of a completion's length only the limit is known beforehand; equal ones stay in the order of the first of each.
+    """
     groups: dict[tuple[int, ...], list[SampleRequest]] = {}
     for request in requests:
         groups.setdefault(request.token_ids, []).append(request)
-    return deque(groups.values())
+    return deque(sorted(groups.values(), key=lambda group: -token_count(group[:1])))
 
 
 def check_requests(requests: Sequence[SampleRequest], limit: int, asked: int, served: int | None) -> None:

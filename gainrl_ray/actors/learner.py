@@ -62,7 +62,6 @@ class _Learner:
         self._broadcaster = self._open_broadcaster() if self._rank == 0 and uses_broadcast(self._config) else None
 
     def run(self) -> None:
-        self._await_curriculum()
         state = self._begin(self._restore())
         begun, every = state.step, self._config.sync.verify_every
         self._publish(begun, state.attempt, verify=every > 0)
@@ -78,11 +77,6 @@ class _Learner:
             state = self._complete(state, report)
             self._commit(state)
         self._export(MODEL_FOLDER)
-
-    def _await_curriculum(self) -> None:
-        """Wait for the end of scoring; by itself on every rank, since a collective would reach its own limit."""
-        limit_s = self._config.scoring.deadline_s
-        Remote(self._task.pipeline, "pipeline", limit_s + 60).await_curriculum(limit_s)
 
     def _open_sender(self) -> StoreSender:
         """The way into the weight store, which is near this rank."""

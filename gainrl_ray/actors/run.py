@@ -30,21 +30,20 @@ FAILURE_GRACE_S = 30.0
 
 
 class TrainingRun:
-    """The actors of a run: engines and learners come up at once, and wait for the curriculum."""
+    """The actors of a run: engines come up at once, learners when the order is known.
+
+    Ray Train takes part of the cluster out of Ray Data's hands, so learners must not stand beside a scoring.
+    """
 
     def __init__(
         self, config: Config, run_name: str, *, train: ProblemTable, heldout: ProblemTable, pad_id: int
     ) -> None:
-        self._config, self._train = config, train
+        self._config, self._run_name, self._problems = config, run_name, train
         self._curriculum: ActorHandle | None = None
-        self._pipeline = PipelineActor.options(max_concurrency=3 * config.learner.workers + 8).remote(
+        self._pipeline = PipelineActor.options(max_concurrency=2 * config.learner.workers + 8).remote(
             config, run_name=run_name, train=train, heldout=heldout, pad_id=pad_id
         )
-        task = LearnerTask(
-            config=config, run_name=run_name, pipeline=self._pipeline, probe_tokens=train.prompt(0).token_ids
-        )
         self._control = Remote(self._pipeline, "pipeline", config.rollout.start_deadline_s)
-        self._fit = _Fit(build_trainer(config, run_name, train_loop, task).fit)
 
     def train(self, order: StoredOrder | range, say: Say) -> bool:
         """Run the learners to their end; True when the run was asked to stop before its last step.
@@ -55,10 +54,17 @@ class TrainingRun:
             GainrlError: what ended the run.
         """
         config = self._config
-        self._curriculum = CurriculumActor.remote(config.curriculum, order, self._train.ids, config.run.seed)
-        self._control.use_curriculum_actor(self._curriculum)
+        self._curriculum = CurriculumActor.remote(config.curriculum, order, self._problems.ids, config.run.seed)
+        self._pipeline.use_curriculum_actor.remote(self._curriculum)  # runs before the learners' calls: they come later
+        task = LearnerTask(
+            config=config,
+            run_name=self._run_name,
+            pipeline=self._pipeline,
+            probe_tokens=self._problems.prompt(0).token_ids,
+        )
+        fit = _Fit(build_trainer(config, self._run_name, train_loop, task).fit)
         with _stop_signals(self._pipeline):
-            return _watch(self._fit, self._control, say)
+            return _watch(fit, self._control, say)
 
     def close(self) -> None:
         """End all actors."""

@@ -13,6 +13,7 @@ from gainrl_ray.errors import ResourceError
 
 SLOW_IMPORTS = ("torch", "transformers.models.auto.tokenization_auto")
 """What every verb needs next; imported beside the start of Ray's processes, which is mostly waiting."""
+IMPORTS_S = 120.0
 
 
 @contextmanager
@@ -36,7 +37,8 @@ def session(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    threading.Thread(target=lambda: [*map(importlib.import_module, SLOW_IMPORTS)], daemon=True).start()
+    imports = threading.Thread(target=lambda: [*map(importlib.import_module, SLOW_IMPORTS)], daemon=True)
+    imports.start()
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address == "local":
         ray.init(
@@ -55,6 +57,7 @@ def session(config: RayConfig) -> Iterator[None]:
                 f"no Ray cluster answers at {address!r} ({error}): start one (`ray start --head`), correct the "
                 "address, or use --ray.address=local"
             ) from error
+    imports.join(IMPORTS_S)  # a module that another thread is importing can look half empty
     try:
         yield
     finally:

@@ -26,6 +26,9 @@ def environment(rollout: RolloutConfig, *, in_process: bool) -> dict[str, str]:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(rollout.kv_cache_gib))),
         }
+        if rollout.enforce_eager is not False:
+            # One small function of the sampler is compiled otherwise, which holds up the first step for seconds.
+            variables["TORCH_COMPILE_DISABLE"] = "1"
     return variables
 
 

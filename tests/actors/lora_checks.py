@@ -7,12 +7,14 @@ Run as a program, since a process belongs to one process group only.
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import zero_checks
+from torch import Tensor
 
 from gainrl_ray.actors import zero_state
 from gainrl_ray.actors.zero import PolicyEngine
@@ -37,15 +39,15 @@ class Rank(zero_checks.Rank):
         found = []
         for step in numbers:
             report = asdict(engine.update(self.batch(config, SEEDS[step], step)))
-            found.append({"report": {**report, "seconds": {}}, "weights": dict(engine.named_weights())})
+            found.append({"report": {**report, "seconds": {}}, "weights": _copies(engine.named_weights())})
         return found
 
     def resume(self, name: str, config: Config) -> dict[str, Any]:
         """Three steps with a checkpoint after the first, and a new engine that goes on from there."""
         engine = self.engine(config)
         seen: dict[str, Any] = {
-            "start": dict(engine.named_weights()),
-            "factors": dict(zero_state.gathered_adapters(engine._policy.language_model, rank=self.rank)),
+            "start": _copies(engine.named_weights()),
+            "factors": _copies(zero_state.gathered_adapters(engine._policy.language_model, rank=self.rank)),
         }
         step, gradients = engine._apply, []
         engine._apply = lambda: gradients.append(_gradients(engine)) or step()  # type: ignore[method-assign]
@@ -59,7 +61,7 @@ class Rank(zero_checks.Rank):
         # Another seed draws other adapters, so that whatever is not loaded shows.
         continued = self.engine(config.model_copy(update={"run": config.run.model_copy(update={"seed": 7})}))
         continued.load(self.folder / name)
-        seen["loaded"] = dict(continued.named_weights())
+        seen["loaded"] = _copies(continued.named_weights())
         seen["resumed"] = self.steps(continued, config, (1, 2))
         return seen
 
@@ -86,7 +88,7 @@ def main() -> None:
     alone = {"sync": "adapter", "export": "adapter", "targets": ["q_proj", "down_proj"]}
     config = make_config(model, 3, lora=alone, model={"dtype": "bfloat16"})
     engine = checks.engine(config)
-    found["alone"] = {"start": dict(engine.named_weights()), "bytes": engine.weight_bytes}
+    found["alone"] = {"start": _copies(engine.named_weights()), "bytes": engine.weight_bytes}
     found["alone"]["straight"] = checks.steps(engine, config, (0,))
     engine.export(checks.folder / "alone_model")
     try:
@@ -94,6 +96,11 @@ def main() -> None:
     except ConfigError as error:
         found["refused"] = str(error)
     torch.save(found, Path(folder) / f"rank{rank}.pt")
+
+
+def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors that do not change any more; those that come may be the policy's own."""
+    return {name: tensor.clone() for name, tensor in named}
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ def names(dealt: dict[int, list[SampleRequest]]) -> dict[int, list[str]]:
     return {index: [r.request_id for r in requests] for index, requests in dealt.items()}
 
 
-def test_equal_prompts_form_a_group_in_order_of_their_first() -> None:
-    asked = [request("a0", (1, 2)), request("b0", (3,)), request("a1", (1, 2)), request("b1", (3,))]
-    assert [[r.request_id for r in group] for group in grouped(asked)] == [["a0", "a1"], ["b0", "b1"]]
-    assert token_count(asked) == (2 + 10) * 2 + (1 + 10) * 2
+def test_equal_prompts_form_a_group_and_the_longest_come_first() -> None:
+    asked = [request("a0", (1, 2)), request("b0", (3, 4, 5)), request("a1", (1, 2)), request("b1", (3, 4, 5))]
+    asked += [request("c0", (6, 7)), request("d0", (8,), new_tokens=12)]
+    found = [[r.request_id for r in group] for group in grouped(asked)]
+    assert found == [["b0", "b1"], ["d0"], ["a0", "a1"], ["c0"]]
+    assert token_count(asked[:4]) == (2 + 10) * 2 + (3 + 10) * 2
 
 
 def test_groups_go_to_the_engine_with_the_fewest_tokens() -> None:

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.config import Config
 from gainrl_ray.data.problems import RowReport
-from gainrl_ray.errors import DeadlineError, DivergenceError, EngineError, GainrlError, StaleAttemptError
+from gainrl_ray.errors import DeadlineError, DivergenceError, EngineError, StaleAttemptError
 from gainrl_ray.metrics import read_metrics
 from gainrl_ray.run_record import RunRecord
 from gainrl_ray.storage import Storage
@@ -470,16 +469,3 @@ def test_a_new_gang_finds_the_device_free_whatever_the_engines_were_doing(start,
     drive_in_turns(pipeline, generator, state, STEPS)
     assert generator.clashes == []
     assert [entry[0] for entry in history(tmp_path, "killed")] == list(range(STEPS))
-
-
-def test_learners_wait_for_the_curriculum_and_hear_when_the_run_is_given_up(start) -> None:
-    ready, _ = start(settings(0))
-    ready.await_curriculum(0.0)
-    for given_up, error in ((False, DeadlineError), (True, GainrlError)):
-        pipeline = RolloutPipeline(ready._parts)
-        with ThreadPoolExecutor(1) as waiting:
-            answer = waiting.submit(pipeline.await_curriculum, WAIT_S if given_up else 0.1)
-            if given_up:
-                pipeline.close()
-            with pytest.raises(error, match="given up" if given_up else "scoring"):
-                answer.result(timeout=WAIT_S)
