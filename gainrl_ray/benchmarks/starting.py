@@ -42,7 +42,8 @@ def run(rounds: int, train_job: Path) -> dict[str, Any]:
 
 
 def _first_step(train_job: Path, storage: Path, name: str) -> list[Line]:
-    settings = [f"--run.storage={storage}", f"--run.name={name}", "--run.steps=1"]
+    """The lines of a run of two steps: before the last one's line comes the evaluation at the end."""
+    settings = [f"--run.storage={storage}", f"--run.name={name}", "--run.steps=2"]
     return timed_lines([sys.executable, str(train_job), *settings], deadline_s=DEADLINE_S)
 
 
