@@ -30,7 +30,7 @@ PARALLEL_SHARE = {"engine": 0.5, "learner": 0.7}
 PREFILL_OF_DECODE = 0.5
 """Seconds of a prompt token over those of a decoded one: one pass computes many, and none is sampled (assumed; in
 the demo only some 20 tokens of a prompt are not in the cache)."""
-WARM_STEPS = 1
+WARM_STEPS = 2
 """Steps left out: they compile, allocate and read for the first time."""
 UNBOUNDED = 2**62
 
