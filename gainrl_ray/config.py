@@ -500,6 +500,14 @@ class Config(Node):
         """Most tokens of a prompt and its completion together."""
         return self.data.prompt.max_tokens + self.rollout.max_new_tokens
 
+    @property
+    def broadcasts_weights(self) -> bool:
+        """Whether new versions reach the engines by broadcast: see sync.backend."""
+        if self.sync.backend != "auto":
+            return self.sync.backend == "broadcast"
+        own_gpus = self.learner.gpus_per_worker >= 1 and self.rollout.gpus_per_engine >= 1
+        return own_gpus and not (self.rollout.max_staleness or self.rollout.colocated or self.lora.sends_adapters)
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
         learner = self.learner

@@ -46,15 +46,6 @@ class Place(NamedTuple):
     size: int  # of the group
 
 
-def uses_broadcast(config: Config) -> bool:
-    """Whether new versions are broadcast; Config refuses where this is impossible."""
-    chosen = config.sync.backend
-    if chosen != "auto":
-        return chosen == "broadcast"
-    own_gpus = config.learner.gpus_per_worker >= 1 and config.rollout.gpus_per_engine >= 1
-    return own_gpus and not (config.rollout.max_staleness or config.rollout.colocated or config.lora.sends_adapters)
-
-
 def over_nccl(config: Config) -> bool:
     """Whether a broadcast goes from GPU to GPU; otherwise through host memory, over gloo."""
     return config.learner.gpus_per_worker > 0 and config.rollout.gpus_per_engine > 0

@@ -37,9 +37,9 @@ class Assumptions(Node):
     pass_s: float = 0.02
     """s of a micro-batch beside its matrix products (assumed)"""
     copy_gbs: float = 4.0
-    """GB/s of one thread's copy in host memory: packing, object store (assumed)"""
-    checksum_gbs: float = 2.0
-    """GB/s of zlib.crc32, computed by sender, store and engine (assumed)"""
+    """GB/s of one thread's copy into shared memory (assumed; benchmark.py sync measured 0.6 to 9 on 2 cores)"""
+    checksum_gbs: float = 20.0
+    """GB/s of xxh3, computed by sender and engine (measured on one core)"""
     object_gbs: float = 2.5
     """GB/s of Ray's object transfer between two nodes, over TCP (assumed)"""
     call_s: float = 0.05
@@ -74,10 +74,10 @@ class SyncCost:
     """One version's way, stage by stage, in seconds."""
 
     gather_s: float  # ZeRO 3: from all ranks to the first
-    to_host_s: float  # from its GPU, and the copy that is kept
-    pack_s: float  # into buckets, with checksum
-    put_s: float  # into the store's object store: two copies and a checksum
-    pull_s: float  # to the engines' nodes
+    to_host_s: float  # from its GPU; nothing of this and the next two when versions are broadcast
+    pack_s: float  # the checksum
+    put_s: float  # the copy into shared memory
+    pull_s: float  # to the engines' nodes, or by broadcast to their GPUs
     load_s: float  # checksum, to the GPUs
     call_s: float
 
@@ -192,9 +192,10 @@ def train_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Ass
 
 
 def sync_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Assumptions) -> SyncCost:
-    """The stages of actors/{zero_state,weights,rollout,engine}.py for the bytes of one version.
+    """The stages of actors/{zero_state,transport,weights,rollout,engine}.py for the bytes of one version.
 
-    Nodes that hold a bucket pass it on, so the pull takes as many rounds as doublings reach all nodes (assumed).
+    A broadcast goes over the links between all GPUs, and the store is filled while engines generate. Nodes that hold
+    a bucket pass it on, so the pull takes as many rounds as doublings reach all nodes (assumed).
     """
     size = _width(config) * shape.parameters
     copy, checksum = size / (assumed.copy_gbs * GIGA), size / (assumed.checksum_gbs * GIGA)
@@ -204,11 +205,17 @@ def sync_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Assu
     gpus = config.rollout.engines * config.rollout.tensor_parallel_size
     nodes = math.ceil(gpus / device.per_node) if gpus + ranks > device.per_node else 0
     rounds = math.ceil(math.log2(nodes + 1))
+    gather_s = (ranks - 1) / ranks * size / link if config.learner.zero_stage == 3 else 0.0
+    if config.broadcasts_weights:
+        sent_s = size / (cluster.link_gbs(gpus + ranks) * GIGA * assumed.link_share)
+        return SyncCost(
+            gather_s=gather_s, to_host_s=0, pack_s=0, put_s=0, pull_s=sent_s, load_s=0, call_s=assumed.call_s
+        )
     return SyncCost(
-        gather_s=(ranks - 1) / ranks * size / link if config.learner.zero_stage == 3 else 0.0,
-        to_host_s=to_device + copy,
-        pack_s=copy + checksum,
-        put_s=2 * copy + checksum,
+        gather_s=gather_s,
+        to_host_s=to_device,
+        pack_s=checksum,
+        put_s=copy,
         pull_s=rounds * size / (assumed.object_gbs * GIGA),
         load_s=checksum + to_device,
         call_s=assumed.call_s,

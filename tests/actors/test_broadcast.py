@@ -12,7 +12,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from gainrl_ray.actors.broadcast import Receivers, over_nccl, uses_broadcast
+from gainrl_ray.actors.broadcast import Receivers, over_nccl
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import BroadcastSender, StoreSender
@@ -260,7 +260,7 @@ def test_broadcasts_are_used_where_they_can_be(
         "rollout": {"engines": 1, "gpus_per_engine": engine, **others.get("rollout", {})},
     }
     made = config(**sections)
-    assert (uses_broadcast(made), over_nccl(made)) == (expected, nccl)
+    assert (made.broadcasts_weights, over_nccl(made)) == (expected, nccl)
 
 
 @pytest.mark.parametrize(

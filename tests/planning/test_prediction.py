@@ -58,13 +58,19 @@ def test_training_takes_six_operations_a_weight_and_token() -> None:
 
 
 def test_sync_counts_every_copy() -> None:
-    size = 15_231_233_024
-    sync = sync_cost(SHAPE, seven("--learner.zero_stage=2"), cluster(8), ASSUMED)
+    size, stored = 15_231_233_024, "--sync.backend=object_store"
+    sync = sync_cost(SHAPE, seven("--learner.zero_stage=2", stored), cluster(8), ASSUMED)
     assert (sync.gather_s, sync.pull_s) == (0, 0)
-    assert sync.pack_s == pytest.approx(size / 4e9 + size / 2e9)
-    assert sync.put_s == pytest.approx(2 * size / 4e9 + size / 2e9)
-    far = with_split(seven(), engines=24, tensor_parallel=1, learners=8, zero_stage=3)
+    assert sync.pack_s == pytest.approx(size / 20e9)
+    assert sync.put_s == pytest.approx(size / 4e9)
+    far = with_split(seven(stored), engines=24, tensor_parallel=1, learners=8, zero_stage=3)
     assert sync_cost(SHAPE, far, cluster(32), ASSUMED).pull_s == pytest.approx(2 * size / 2.5e9)  # 3 nodes, 2 rounds
+
+
+def test_a_broadcast_crosses_the_links_once() -> None:
+    sync = sync_cost(SHAPE, seven("--learner.zero_stage=2"), cluster(8), ASSUMED)
+    assert sync.publish_s == ASSUMED.call_s
+    assert sync.arrive_s == pytest.approx(15_231_233_024 / (0.7 * 450e9) + ASSUMED.call_s)
 
 
 def test_more_and_better_hardware_is_never_slower() -> None:
