@@ -388,14 +388,17 @@ class LearnerConfig(Node):
     deepspeed: dict[str, Any] = {}
     """Extra DeepSpeed configuration, merged over what this tree gives."""
     microbatch_tokens: PositiveInt = 16384
-    """Padded tokens of one forward-backward pass."""
+    """Tokens of one forward-backward pass, padding included where there is any."""
     pack_tokens: NonNegativeInt = 2048
     """A prompt and as many of its completions as fit into so many tokens are run as one line, the prompt once, by
-    models that can; attention grows with its square. 0 = every completion with a prompt of its own."""
+    models that can; attention grows with its square. 0 = every completion with a prompt of its own, as always with
+    model.attention=flash_attention_2, which takes completions end to end without padding instead."""
     updates_per_step: PositiveInt = 1
     """Optimizer updates per step; the step's groups are split among them."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    liger: bool = False
+    """Run RMSNorm, rotary positions and the gated MLP by the fused kernels of the package liger-kernel, on CUDA GPUs."""
     cpus_per_worker: NonNegativeFloat = 0.5
     """CPUs of a learner rank."""
     gpus_per_worker: NonNegativeFloat = 0.0

@@ -102,7 +102,7 @@ class _Learner:
 
     def _begin(self, state: RunState | None) -> RunState:
         """The state to go on from under a new attempt, equal on all ranks."""
-        answer = [self._pipeline.reset(state, self._policy.runs_packs) if self._rank == 0 else None]
+        answer = [self._pipeline.reset(state, self._policy.lines) if self._rank == 0 else None]
         if self._ranks > 1:
             dist.broadcast_object_list(answer, src=0)
         assert answer[0] is not None

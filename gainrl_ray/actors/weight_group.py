@@ -63,8 +63,7 @@ class WeightGroup:
                 use_libuv=False,  # torch's other server does not take a socket over
             )
             store.set(f"here/{rank}", "")
-            if rank == LEARNER:
-                store.wait([f"here/{other}" for other in range(size)], limit)
+            store.wait([f"here/{other}" for other in range(size)], limit)
             kind = {"gloo": _Gloo, "nccl": _Nccl, "ipc": SharedMemory}[way]
             self._collective: _Collective = kind(store, rank, size, device, stall_s)
         except RuntimeError as error:

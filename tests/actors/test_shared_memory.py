@@ -62,7 +62,9 @@ def test_another_process_opens_the_buffer() -> None:
     assert (member.returncode, int(output)) == (0, 3 * (1 << 20))
 
 
-def test_a_member_that_dies_ends_the_wait_and_so_does_memory_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_dies_ends_the_wait_and_so_does_memory_of_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     learner, member, _, _ = opened(1.0)
     packed = learner.packing_buffer(64)
     started = time.monotonic()

@@ -27,9 +27,7 @@ def formed(size: int, members: int, stall_s: float, way: Way) -> list[Any]:
     def join(rank: int) -> WeightGroup:
         ours = listener if rank == LEARNER else None
         device = torch.device("cpu")
-        return WeightGroup(
-            ADDRESS, port, rank=rank, size=size, device=device, way=way, stall_s=stall_s, listener=ours
-        )
+        return WeightGroup(ADDRESS, port, rank=rank, size=size, device=device, way=way, stall_s=stall_s, listener=ours)
 
     with ThreadPoolExecutor(members) as threads:
         calls = [threads.submit(join, rank) for rank in range(members)]
