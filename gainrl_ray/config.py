@@ -398,7 +398,7 @@ class LearnerConfig(Node):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     liger: bool = False
-    """Run RMSNorm, rotary positions and the gated MLP by the fused kernels of the package liger-kernel, on CUDA GPUs."""
+    """Run RMSNorm, rotary positions and the gated MLP by the fused kernels of the package liger-kernel, on GPUs."""
     cpus_per_worker: NonNegativeFloat = 0.5
     """CPUs of a learner rank."""
     gpus_per_worker: NonNegativeFloat = 0.0

@@ -80,8 +80,9 @@ def model_inputs(layout: Layout, *, additive: torch.dtype | None) -> dict[str, T
     """What a transformers model takes for the layout.
 
     Lines of one row each need the plain mask of what is padding. Rows end to end need their positions alone: where
-    these start over, transformers ends what a token attends to, by cu_seqlens in flash attention. Packs need their positions and the mask of who sees
-    whom, [lines, 1, width, width]: boolean, or 0 and -inf-like numbers of the dtype `additive`.
+    these start over, transformers ends what a token attends to (by cu_seqlens in flash attention). Packs need their
+    positions and the mask of who sees whom, [lines, 1, width, width]: boolean, or 0 and -inf-like numbers of the dtype
+    `additive`.
     """
     segments = layout.segments
     if layout.kind is LineKind.END_TO_END:

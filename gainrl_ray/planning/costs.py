@@ -195,7 +195,8 @@ def sync_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Assu
     """The stages of actors/{zero_state,transport,weights,rollout,engine}.py for the bytes of one version.
 
     A broadcast goes over the links between all GPUs, a learner that shares its GPU copies there what waits in host
-    memory, and the store is filled while engines generate. Nodes that hold a bucket pass it on, so the pull takes as many rounds as doublings reach all nodes (assumed).
+    memory, and the store is filled while engines generate. Nodes that hold a bucket pass it on, so the pull takes as
+    many rounds as doublings reach all nodes (assumed).
     """
     size = _width(config) * shape.parameters
     copy, checksum = size / (assumed.copy_gbs * GIGA), size / (assumed.checksum_gbs * GIGA)
