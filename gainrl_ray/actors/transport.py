@@ -76,7 +76,8 @@ class BroadcastSender:
 
     def __init__(self, address: str, device: torch.device, way: Way, stall_s: float) -> None:
         """`address`: this node's. `device`: of the packed buffers. `stall_s`: longest wait for a member or a bucket."""
-        self._address, self._device, self._way, self._stall_s = address, device, way, stall_s
+        self._address, self._device, self._stall_s = address, device, stall_s
+        self._way: Way = way
         self._layout: tuple[AnnouncedBucket, ...] = ()
         self._listener: socket.socket | None = None
         self._group: WeightGroup | None = None

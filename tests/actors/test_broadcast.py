@@ -13,6 +13,7 @@ import torch
 from ray.actor import ActorHandle
 
 from gainrl_ray.actors.broadcast import Receivers, way
+from gainrl_ray.actors.buckets import Way
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import BroadcastSender, StoreSender
@@ -46,7 +47,10 @@ class Learner:
         self.model, self.attempt = load_model(model), attempt
         remote = Remote(store, "weight store", LIMIT_S)
         self.to_store = StoreSender(remote, bucket_bytes=1 << 20, deadline_s=LIMIT_S)
-        self.to_all = BroadcastSender("127.0.0.1", torch.device("cpu"), "gloo", STALL_S)
+        self.travel("gloo")
+
+    def travel(self, way: Way) -> None:
+        self.to_all = BroadcastSender("127.0.0.1", torch.device("cpu"), way, STALL_S)
 
     def change(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -192,6 +196,8 @@ def test_the_group_lasts_until_a_learner_dies_whose_engines_recover_by_the_store
 
 
 def test_a_lost_engine_leaves_the_group_and_comes_back_by_the_store(scene: Scene) -> None:
+    """By memory that is shared."""
+    scene.call("travel", "ipc")
     scene.pool.sync(5)
     os.kill(scene.pool.describe()[0]["pid"], signal.SIGKILL)
     time.sleep(0.5)
@@ -215,18 +221,22 @@ def test_a_lost_engine_leaves_the_group_and_comes_back_by_the_store(scene: Scene
 def test_an_engine_that_dies_in_a_broadcast_keeps_no_other_from_the_version(scene: Scene) -> None:
     scene.publish(7)
     scene.pool.sync(7)
+    scene.call("travel", "gloo")
     scene.call("change", 8)
+    assert scene.broadcast(8) == (True, True)
+    scene.publish(8)
+    scene.call("change", 9)
     victim = scene.pool.describe()[0]["pid"]
     started = time.monotonic()
-    received, _ = scene.broadcast(8, before=lambda: os.kill(victim, signal.SIGKILL))
+    received, _ = scene.broadcast(9, before=lambda: os.kill(victim, signal.SIGKILL))
     assert not received
     assert time.monotonic() - started < STALL_S / 2
-    scene.publish(8)
-    assert scene.pool.sync(8)["engines"] >= 1
-    assert len(completions(scene, 8)) == 8
+    scene.publish(9)
+    assert scene.pool.sync(9)["engines"] >= 1
+    assert len(completions(scene, 9)) == 8
 
     announced: list[Receivers | None] = []
-    assert not scene.pool.receive(9, scene.call("announce", False), announced.append)
+    assert not scene.pool.receive(10, scene.call("announce", False), announced.append)
     assert announced == [None], "a verified broadcast that fails is the last one"
 
 
