@@ -140,8 +140,8 @@ class DotsConfig(Node):
     name: Literal["dots"] = "dots"
     reference_share: Fraction = 0.25
     """Share of a window that is drawn from all problems alike, so that the predictions have something to go by."""
-    reference_size: PositiveInt = 256
-    """Problems shown last from which difficulty is predicted."""
+    reference_size: Annotated[int, Field(ge=8)] = 256
+    """Problems shown last from which difficulty is predicted; until there are 8, all problems are drawn alike."""
     tau: PositiveFloat = 0.001
     """Width of the preference exp(-|predicted - target| / tau): small is nearly the nearest ones."""
     target_accuracy: Fraction = 0.5

@@ -1,4 +1,4 @@
-"""A strategy of one's own: train with --curriculum.name=custom --curriculum.strategy=strategy_example:RetryStrategy."""
+"""Train with --curriculum.name=custom --curriculum.strategy=strategy_example:RetryStrategy, this file at hand."""
 
 import numpy as np
 
@@ -8,30 +8,27 @@ from gainrl_ray.curricula.base import Strategy
 
 
 class RetryOptions(Node):
-    retried: Fraction = 0.5
-    """At most this share of a window is problems that were partly solved before."""
+    retried: Fraction = 0.5  # most of a window that was partly solved at the last step
 
 
 class RetryStrategy(Strategy):
     name, signal, options = "retry", "none", RetryOptions
-
-    def __init__(self, config, order, seed, columns):
-        super().__init__(config, order, seed, columns)
-        self._partly: list[int] = []
+    _partly: tuple[int, ...] = ()
 
     def _draw(self, step, count, planned):
         again = [row for row in self._partly if row not in planned][: int(count * self._config.retried)]
-        fresh = coordinate_rng(self._seed, "retry", step).permutation(self.size)
-        return np.concatenate([np.array(again, dtype=np.int64), fresh[~np.isin(fresh, again)]])[:count]
+        others = np.setdiff1d(np.arange(self.size), again)
+        fresh = coordinate_rng(self._seed, "retry", step).permutation(others)
+        return np.array([*again, *fresh[: count - len(again)]], dtype=np.int64)
 
     def observe(self, outcome):
-        self._partly = [slot.row for slot in outcome.slots if 0 < slot.accuracy < 1]
+        self._partly = tuple(slot.row for slot in outcome.slots if 0 < slot.accuracy < 1)
 
     def metrics(self):
         return {"partly_solved": len(self._partly)}
 
     def _state(self):
-        return {"partly": self._partly}
+        return {"partly": list(self._partly)}
 
     def _restore(self, state):
-        self._partly = state["partly"]
+        self._partly = tuple(state["partly"])

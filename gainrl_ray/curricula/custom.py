@@ -10,8 +10,11 @@ from gainrl_ray.errors import ConfigError
 from gainrl_ray.user_code import checked_section, import_object
 
 
-def load_strategy(config: CustomConfig) -> type[Strategy]:
-    """The class at `config.strategy`. Raises: ConfigError when there is none, or one that cannot be used."""
+def load_strategy(config: CustomConfig) -> tuple[type[Strategy], Node]:
+    """The class at `config.strategy`, and `config.options` as the section that it names.
+
+    Raises: ConfigError when there is none, or one that cannot be used; for options that do not fit, naming the keys.
+    """
     found = import_object("curriculum.strategy", config.strategy)
     wrong = _fault(found)
     if wrong:
@@ -19,12 +22,7 @@ def load_strategy(config: CustomConfig) -> type[Strategy]:
             f"curriculum.strategy: {config.strategy} {wrong}; accepted: a subclass of "
             "gainrl_ray.curricula.base.Strategy with a name, a signal and all methods"
         )
-    return found
-
-
-def load_options(config: CustomConfig) -> Node:
-    """`config.options` as the section that the class names. Raises: ConfigError naming the keys that do not fit."""
-    return checked_section("curriculum.options", load_strategy(config).options, config.options)
+    return found, checked_section("curriculum.options", found.options, config.options)
 
 
 def _fault(found: object) -> str:

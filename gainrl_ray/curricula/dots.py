@@ -14,7 +14,7 @@ from gainrl_ray.errors import ConfigError, DataError
 from gainrl_ray.types import StepOutcome
 
 LEAST_REFERENCES = 8
-"""Fewer shown problems predict nothing: until then all are drawn alike."""
+"""From fewer problems nothing is predicted."""
 
 
 class DotsStrategy(ProblemStrategy):

@@ -39,12 +39,13 @@ class DpsStrategy(ProblemStrategy):
         self._config: DpsConfig = config
         self._prior = np.full((STATES, STATES), config.prior_count)
         self._known = KnownProblems(self.size, {"belief": np.full(STATES, _UNSEEN), "counts": self._prior})
+        self._next = self._advanced()
 
     def observe(self, outcome: StepOutcome) -> None:
         """Let every belief go a step on; of problems that were shown, learn which transition it was."""
         seen, known = shown(outcome), self._known
         before, counts = known.read("belief", seen.rows), known.read("counts", seen.rows)
-        known.values["belief"] = _advanced(known.values["belief"], known.values["counts"])
+        known.values["belief"] = self._next
         state = np.where(seen.successes == 0, _WRONG, np.where(seen.successes == seen.completions, _RIGHT, _PARTIAL))
         matrix = counts / counts.sum(axis=2, keepdims=True)
         came_from = before * np.take_along_axis(matrix, state[:, None, None], axis=2)[:, :, 0]
@@ -53,6 +54,7 @@ class DpsStrategy(ProblemStrategy):
         counts = keep * counts + (1.0 - keep) * self._prior
         counts[np.arange(state.size), :, state] += came_from
         known.write(seen.rows, belief=np.eye(STATES)[state], counts=counts)
+        self._next = self._advanced()
 
     def metrics(self) -> dict[str, float]:
         """`problems_shown`, each counted once, and `believed_partial`, the mean over them of what is expected next."""
@@ -66,13 +68,21 @@ class DpsStrategy(ProblemStrategy):
         free = ~np.isin(self._known.rows, avoided)
         unseen = self._unseen(step, count, avoided)
         rows = np.concatenate([self._known.rows[free], unseen])
-        partial = np.concatenate([self._partial()[free], np.full(unseen.size, _UNSEEN)])
-        noise = coordinate_rng(self._seed, "ties", step).random(rows.size)
-        return rows[np.lexsort((noise, -partial))[:count]]
+        partial = np.concatenate([self._partial()[free], np.full(unseen.size, _UNSEEN, dtype=np.float32)])
+        least = np.partition(partial, partial.size - count)[partial.size - count]
+        above, equal = np.flatnonzero(partial > least), np.flatnonzero(partial == least)
+        some = coordinate_rng(self._seed, "ties", step).permutation(equal)[: count - above.size]
+        return rows[np.concatenate([above, some])]
 
     def _partial(self) -> np.ndarray:
-        """Probability that each known problem is partly solved at the step to come, [k] float64."""
-        return _advanced(self._known.values["belief"], self._known.values["counts"])[:, _PARTIAL]
+        """Probability that each known problem is partly solved at the step to come, [k] float32."""
+        return self._next[:, _PARTIAL]
+
+    def _advanced(self) -> np.ndarray:
+        """Beliefs of the known problems a step on, [k, 3], under the means of what is believed of transitions."""
+        counts = self._known.values["counts"]
+        share = self._known.values["belief"] / np.einsum("kij->ki", counts)
+        return np.einsum("ki,kij->kj", share, counts)
 
     def _unseen(self, step: int, count: int, avoided: np.ndarray) -> np.ndarray:
         """`count` random problems, or all, that were never shown and are not avoided.
@@ -96,8 +106,4 @@ class DpsStrategy(ProblemStrategy):
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._known.load(state["problems"])
-
-
-def _advanced(belief: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Beliefs a step on, [k, 3], under the means of Dirichlet beliefs of their transitions, [k, 3, 3]."""
-    return np.einsum("ki,kij->kj", belief / counts.sum(axis=2), counts)
+        self._next = self._advanced()

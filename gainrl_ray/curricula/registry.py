@@ -4,7 +4,7 @@ from gainrl_ray.config_curricula import CurriculumConfig, CustomConfig
 from gainrl_ray.curricula.adarft import AdarftStrategy
 from gainrl_ray.curricula.bandit import BanditStrategy
 from gainrl_ray.curricula.base import NO_COLUMNS, Columns, Order, Strategy
-from gainrl_ray.curricula.custom import load_options, load_strategy
+from gainrl_ray.curricula.custom import load_strategy
 from gainrl_ray.curricula.dots import DotsStrategy
 from gainrl_ray.curricula.dps import DpsStrategy
 from gainrl_ray.curricula.external import ExternalStrategy
@@ -28,7 +28,7 @@ def strategy_class(config: CurriculumConfig) -> type[Strategy]:
     Raises: ConfigError when a user's own cannot be imported or used.
     """
     if isinstance(config, CustomConfig):
-        return load_strategy(config)
+        return load_strategy(config)[0]
     return _STRATEGIES[config.name].variant(config)
 
 
@@ -47,4 +47,4 @@ def build_strategy(config: CurriculumConfig, *, order: Order, seed: int, columns
                 f"curriculum {kind.name!r} needs the column {name!r} of {size} problems, received "
                 f"{'none' if length is None else length}: measure or compute it for this dataset"
             )
-    return kind(load_options(config) if isinstance(config, CustomConfig) else config, order, seed, columns)
+    return kind(load_strategy(config)[1] if isinstance(config, CustomConfig) else config, order, seed, columns)

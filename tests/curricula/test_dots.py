@@ -26,11 +26,12 @@ def test_the_first_windows_are_drawn_from_all_alike() -> None:
 
 
 def test_references_are_the_problems_shown_last() -> None:
-    strategy = _strategy(100, reference_size=5)
-    strategy.observe(outcome(0, [1, 2, 3, 4], 0.25))
-    strategy.observe(outcome(1, [9, 2, 8], [1.0, 0.5, 0.0]))
-    assert strategy._last == {3: 0.25, 4: 0.25, 2: 0.5, 8: 0.0, 9: 1.0}
-    assert strategy.metrics() == {"references": 5.0}
+    strategy = _strategy(100, reference_size=8)
+    strategy.observe(outcome(0, range(1, 7), 0.25))
+    assert strategy.metrics() == {"references": 6.0}
+    strategy.observe(outcome(1, [9, 2, 8, 7], [1.0, 0.5, 0.0, 0.75]))
+    assert strategy._last == {3: 0.25, 4: 0.25, 5: 0.25, 6: 0.25, 2: 0.5, 7: 0.75, 8: 0.0, 9: 1.0}
+    assert list(strategy._last) == [3, 4, 5, 6, 2, 7, 8, 9] and strategy.metrics()["references"] == 8.0
 
 
 def test_the_draw_has_the_stated_chances() -> None:
