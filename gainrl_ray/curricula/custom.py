@@ -5,8 +5,8 @@ from typing import get_args
 
 from gainrl_ray.config_curricula import CustomConfig
 from gainrl_ray.config_node import Node
-from gainrl_ray.curricula.base import Column, Signal, Strategy
-from gainrl_ray.errors import ConfigError
+from gainrl_ray.curricula.base import Column, Columns, Order, Signal, Strategy
+from gainrl_ray.errors import ConfigError, GainrlError
 from gainrl_ray.user_code import checked_section, import_object
 
 
@@ -23,6 +23,20 @@ def load_strategy(config: CustomConfig) -> tuple[type[Strategy], Node]:
             "gainrl_ray.curricula.base.Strategy with a name, a signal and all methods"
         )
     return found, checked_section("curriculum.options", found.options, config.options)
+
+
+def build_custom(config: CustomConfig, order: Order, seed: int, columns: Columns) -> Strategy:
+    """The user's strategy. Raises: as `load_strategy`; ConfigError for whatever its `__init__` raises."""
+    kind, options = load_strategy(config)
+    try:
+        return kind(options, order, seed, columns)
+    except GainrlError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"curriculum.strategy: {config.strategy} cannot be built: {type(error).__name__}: {error}; "
+            "its __init__ takes (config, order, seed, columns) and hands them on to that of Strategy"
+        ) from error
 
 
 def _fault(found: object) -> str:

@@ -4,7 +4,7 @@ from gainrl_ray.config_curricula import CurriculumConfig, CustomConfig
 from gainrl_ray.curricula.adarft import AdarftStrategy
 from gainrl_ray.curricula.bandit import BanditStrategy
 from gainrl_ray.curricula.base import NO_COLUMNS, Columns, Order, Strategy
-from gainrl_ray.curricula.custom import load_strategy
+from gainrl_ray.curricula.custom import build_custom, load_strategy
 from gainrl_ray.curricula.dots import DotsStrategy
 from gainrl_ray.curricula.dps import DpsStrategy
 from gainrl_ray.curricula.external import ExternalStrategy
@@ -47,4 +47,6 @@ def build_strategy(config: CurriculumConfig, *, order: Order, seed: int, columns
                 f"curriculum {kind.name!r} needs the column {name!r} of {size} problems, received "
                 f"{'none' if length is None else length}: measure or compute it for this dataset"
             )
-    return kind(load_strategy(config)[1] if isinstance(config, CustomConfig) else config, order, seed, columns)
+    if isinstance(config, CustomConfig):
+        return build_custom(config, order, seed, columns)
+    return kind(config, order, seed, columns)

@@ -27,6 +27,9 @@ class Greedy(Nameless):
     name, needs = "greedy", ("colour",)
 class Optional(Nameless):
     name, options = "optional", {"a": 1}
+class Two(Nameless):
+    name = "two"
+    def __init__(self, config, order): ...
 class Outer:
     class Inner(Nameless):
         name = "inner"
@@ -109,6 +112,11 @@ def test_what_is_no_path_is_named(path: str) -> None:
 def test_options_are_checked(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build("custom", options=options)
+
+
+def test_an_init_that_fails_is_named(beside: Path) -> None:
+    with pytest.raises(ConfigError, match="mine:Two cannot be built: TypeError: .* 3 positional arguments but 5"):
+        build("custom", strategy="mine:Two", options={})
 
 
 def test_a_strategy_without_options_takes_none(beside: Path) -> None:
