@@ -115,7 +115,7 @@ def test_options_are_checked(options: dict, message: str) -> None:
 
 
 def test_an_init_that_fails_is_named(beside: Path) -> None:
-    with pytest.raises(ConfigError, match="mine:Two cannot be built: TypeError: .* 3 positional arguments but 5"):
+    with pytest.raises(ConfigError, match=r"mine:Two cannot be built: TypeError: .* 3 positional arguments but 5"):
         build("custom", strategy="mine:Two", options={})
 
 
