@@ -31,8 +31,8 @@ def partial_spearman(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
     """Rank correlation of a and b at a fixed `given`, in [-1, 1]; all [N].
 
     (r_ab - r_ac r_bc) / sqrt((1 - r_ac^2)(1 - r_bc^2)) of Spearman's correlations: that of what is left of the ranks
-    after their least-squares lines over the ranks of `given`. A constant `given` takes nothing away. nan where a or b is
-    constant or has the ranks of `given`, or their reverse.
+    after their least-squares lines over the ranks of `given`. A constant `given` takes nothing away. nan where a or b
+    is constant or has the ranks of `given`, or their reverse.
     """
     r_ab, r_ac, r_bc = spearman(a, b), spearman(a, given), spearman(b, given)
     if np.isnan(r_ab):

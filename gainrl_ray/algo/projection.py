@@ -1,8 +1,8 @@
 """Random projections that keep inner products, drawn from coordinates instead of being stored.
 
-Source: Johnson & Lindenstrauss 1984; signs instead of normals: Achlioptas 2003. A projection by the Kronecker product of
-two such matrices, as in TRAK (arXiv 2303.14186) and LoGra (arXiv 2405.13954), is never built: a linear layer's gradient
-is a sum of outer products, and (B (x) A) vec(delta x^T) is vec of (B^T delta)(A^T x)^T.
+Source: Johnson & Lindenstrauss 1984; signs instead of normals: Achlioptas 2003. A projection by the Kronecker product
+of two such matrices, as in TRAK (arXiv 2303.14186) and LoGra (arXiv 2405.13954), is never built: a linear layer's
+gradient is a sum of outer products, and (B (x) A)^T vec(delta x^T) is vec of (B^T delta)(A^T x)^T.
 """
 
 import numpy as np
@@ -14,8 +14,7 @@ def sign_matrix(rows: int, columns: int, seed: int, *coordinates: Coordinate) ->
     """[rows, columns] float32 of independent signs over sqrt(columns): E[M M^T] is the identity.
 
     So x @ M and y @ M have the inner product of x and y on average, with a standard deviation of at most
-    |x| |y| sqrt(2 / columns). The same arguments always give the same matrix, and a matrix of more rows begins with that
-    of fewer.
+    |x| |y| sqrt(2 / columns). The same arguments always give the same matrix.
     """
     rng = coordinate_rng(seed, "projection", columns, *coordinates)
     signs = rng.integers(0, 2, size=(rows, columns), dtype=np.int8)

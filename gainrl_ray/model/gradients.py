@@ -24,14 +24,13 @@ class GradientProjector:
     of the sums are those of the whole gradients on average.
     """
 
-    def __init__(self, policy: PolicyModel, blocks: int, side: int | None, seed: int = 0) -> None:
+    def __init__(self, policy: PolicyModel, blocks: int, side: int | None) -> None:
         """Draw the projections.
 
         Args:
             policy: in evaluation mode; its weights stop requiring gradients.
             blocks: how many of the last blocks; all when there are fewer.
             side: a gradient is projected to side^2 numbers; None leaves it whole, layer after layer.
-            seed: of the projections.
 
         Raises:
             ModelError: those blocks have no torch.nn.Linear.
@@ -84,9 +83,7 @@ class GradientProjector:
         with ExitStack() as stack:
             hook = self._first.register_forward_pre_hook(_cut)
             stack.callback(hook.remove)
-            for layer, total, at_input, at_output in zip(
-                self._layers, sums, self._inputs, self._outputs, strict=True
-            ):
+            for layer, total, at_input, at_output in zip(self._layers, sums, self._inputs, self._outputs, strict=True):
                 hook = layer.register_forward_hook(partial(_collect, total, at_input, at_output))
                 stack.callback(hook.remove)
             yield
