@@ -1,4 +1,4 @@
-"""What a scoring pass computes of every problem: how a block of problems is tokenised, and what the model makes of it."""
+"""What a scoring pass computes of every problem: how a block is tokenised, and what the model makes of it."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -103,6 +103,7 @@ class GradientMeasure(Measure):
     loss: LossConfig
     temperature: float
     max_new_tokens: int
+    pack_tokens: int
     columns: ClassVar[tuple[str, ...]] = ("question", "completions", "is_whole", "rewards")
 
     def load(self, model: Any) -> GradientProjector:
@@ -134,6 +135,7 @@ class GradientMeasure(Measure):
             max_new_tokens=self.max_new_tokens,
             measure_all=False,
             pad_id=0,
+            pack_tokens=self.pack_tokens,
         )[0].updates
         return batches[0] if batches else ()
 

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from ray.actor import ActorHandle
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
-from gainrl_ray.actors.measures import AngleMeasure, Measure
+from gainrl_ray.actors.measures import Measure
 from gainrl_ray.actors.resources import Share, shortage
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
 from gainrl_ray.data.prompts import PromptBuilder
@@ -52,7 +52,7 @@ class ScoringPlan:
     model: ModelConfig
     prompt: PromptConfig
     scoring: ScoringConfig
-    measure: Measure = field(default_factory=AngleMeasure)
+    measure: Measure
     autoscaling: bool = False  # the cluster grows on demand
 
 

@@ -42,6 +42,7 @@ def plan_in(folder, **scoring):
         model=ModelConfig(path="tiny", dtype="float32"),
         prompt=PromptConfig(),
         scoring=ScoringConfig(**settings),
+        measure=AngleMeasure(),
     )
 
 
