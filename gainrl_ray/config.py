@@ -107,6 +107,8 @@ class SourceConfig(Node):
     """Column with the reference answer."""
     answer_pattern: str | None = None
     """Regular expression whose first group is the answer within the column; null = the whole column."""
+    difficulty_column: str | None = None
+    """Column with a number that is higher the harder a problem is; none = no labels (`arithmetic`: its levels)."""
     limit: PositiveInt | None = None
     """Take the first so many rows; for `arithmetic` the number generated (2,000 when none)."""
     min_level: PositiveInt = 1
