@@ -13,7 +13,8 @@ from gainrl_ray.algo.correlations import LEVEL, RESAMPLES, Correlation, bootstra
 from gainrl_ray.algo.randomness import coordinate_rng
 from gainrl_ray.config import Config
 from gainrl_ray.config_signals import SignalName
-from gainrl_ray.data.problems import ProblemTable, prepare_problems
+from gainrl_ray.data.problem_table import ProblemTable
+from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import ScoredIndex
 from gainrl_ray.data.signal_store import Origin, find_signal

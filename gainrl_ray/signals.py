@@ -19,7 +19,8 @@ from gainrl_ray.algo.static_scores import alignment_score
 from gainrl_ray.config import Config
 from gainrl_ray.config_signals import SignalName
 from gainrl_ray.console import table as console_table
-from gainrl_ray.data.problems import ProblemTable, prepare_problems
+from gainrl_ray.data.problem_table import ProblemTable
+from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.signal_store import Origin, StoredArray, find_signal, keep_signal
 from gainrl_ray.errors import ConfigError
