@@ -20,7 +20,7 @@ from gainrl_ray.data.scored_index import ScoredIndex
 from gainrl_ray.data.signal_store import Origin, find_signal
 from gainrl_ray.model.loading import check_model
 from gainrl_ray.scoring import fingerprint, score
-from gainrl_ray.signals import ROLLOUTS, group_gradients, sample, sampling_settings, signal_origin
+from gainrl_ray.signals import ROLLOUTS, group_gradients, sample, group_settings, signal_origin
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
@@ -94,8 +94,8 @@ def diagnose(config: Config, say: Say = print) -> list[Finding]:
 
 def diagnostics_origin(config: Config, table: ProblemTable, prompts: PromptBuilder) -> Origin:
     """All that the diagnosis of `table` under `config.model` depends on; `folder` of it holds diagnostics.json."""
-    settings = {**sampling_settings(config), "problems": config.signals.diagnose_problems}
-    settings["gradient_blocks"] = config.signals.gradient_blocks
+    signals = config.signals
+    settings = {"problems": signals.diagnose_problems, "blocks": signals.gradient_blocks, **group_settings(config)}
     version = f"diagnostics/{_VERSION} {config.model.dtype}"
     wanted = replace(fingerprint(config, table, prompts), signal_version=version)
     return Origin(signal="diagnostics", fingerprint=wanted, settings=settings)
@@ -136,9 +136,9 @@ def conclusions(findings: list[Finding]) -> list[str]:
             share = "moves with" if plain.is_clear else "is not seen to move with"
             text = f"Angle concentration {share} {what}: {_interval(plain)}."
         elif partial.is_clear:
-            text = f"Angle concentration says more of {what} than length does: {_interval(partial)} given length."
+            text = f"Angle concentration tells something of {what} that length does not: {_interval(partial)}."
         else:
-            text = f"Angle concentration is not seen to say more of {what} than length does: {_interval(partial)}."
+            text = f"Angle concentration is not seen to tell more of {what} than length does: {_interval(partial)}."
         sentences.append(text)
     return sentences
 

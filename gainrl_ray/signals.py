@@ -103,11 +103,17 @@ def signal_origin(config: Config, table: ProblemTable, prompts: PromptBuilder, s
     )
 
 
-def sampling_settings(config: Config) -> dict[str, Any]:
+def _sampling_settings(config: Config) -> dict[str, Any]:
     """What graded completions of a model's problems depend on beside the model and the problems."""
     rollout = config.rollout.model_dump(mode="json", include={"temperature", "top_p", "max_new_tokens", "stop"})
     reward = config.reward.model_dump(mode="json", include={"function", "correct", "wrong"})
     return {"samples": config.signals.samples, "seed": config.run.seed, **rollout, "reward": reward}
+
+
+def group_settings(config: Config) -> dict[str, Any]:
+    """What the gradients of graded completions depend on beside them, and what those depend on."""
+    loss = config.loss.model_dump(mode="json", include={"advantage_std", "normalisation", "truncated"})
+    return {**_sampling_settings(config), "loss": loss}
 
 
 def sample(config: Config, table: ProblemTable, rows: range | np.ndarray, folder: Storage, say: Say) -> pa.Table:
@@ -187,14 +193,12 @@ def _at_warm_model(config: Config, prompts: PromptBuilder) -> Config:
 def _settings(config: Config, signal: SignalName) -> dict[str, Any]:
     signals = config.signals
     if signal == "pass_rate":
-        return sampling_settings(config)
+        return _sampling_settings(config)
     if signal == "gold_likelihood":
         return {"before": signals.gold_before}
     if signal == "embedding":
         return {"size": signals.embedding_size}
-    loss = config.loss.model_dump(mode="json", include={"advantage_std", "normalisation", "truncated"})
-    size = {"blocks": signals.gradient_blocks, "side": signals.gradient_side}
-    return {**sampling_settings(config), **size, "loss": loss}
+    return {"blocks": signals.gradient_blocks, "side": signals.gradient_side, **group_settings(config)}
 
 
 def _pass_rate(config: Config, table: ProblemTable, prompts: PromptBuilder, say: Say) -> np.ndarray:

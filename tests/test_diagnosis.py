@@ -39,8 +39,8 @@ def test_problems_without_a_label_are_left_out(findings):
 def test_the_conclusions_are_the_ones_that_were_made_up(findings):
     assert [sentence.partition(":")[0] for sentence in conclusions(findings)] == [
         "Angle concentration moves with the prompt's length",
-        "Angle concentration is not seen to say more of the measured pass rate than length does",
-        "Angle concentration says more of the difficulty label than length does",
+        "Angle concentration is not seen to tell more of the measured pass rate than length does",
+        "Angle concentration tells something of the difficulty label that length does not",
         "Nothing can be said of the gradient norm",
     ]
 
