@@ -20,7 +20,7 @@ from gainrl_ray.data.scored_index import ScoredIndex
 from gainrl_ray.data.signal_store import Origin, find_signal
 from gainrl_ray.model.loading import check_model
 from gainrl_ray.scoring import fingerprint, score
-from gainrl_ray.signals import ROLLOUTS, group_gradients, sample, group_settings, signal_origin
+from gainrl_ray.signals import ROLLOUTS, group_gradients, group_settings, sample, signal_origin
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
