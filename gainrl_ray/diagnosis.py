@@ -149,11 +149,11 @@ def report(findings: list[Finding]) -> str:
     blocks = [f"Spearman, {LEVEL:.0%} bootstrap intervals of {RESAMPLES} resamples"]
     for against in dict.fromkeys(finding.against for finding in findings):
         found = [finding for finding in findings if finding.against == against]
-        title = f"{'against ' + against:<22}{'alone':<25}{'given prompt length':<25}"
+        title = f"{'against ' + against:<27}{'alone':<25}{'given prompt length':<25}"
         lines = [f"{title}({found[0].problems} problems)"]
         for finding in found:
             partial = "" if finding.partial is None else _interval(finding.partial)
-            lines.append(f"  {finding.signal:<20}{_interval(finding.plain):<25}{partial}".rstrip())
+            lines.append(f"  {finding.signal:<25}{_interval(finding.plain):<25}{partial}".rstrip())
         blocks.append("\n".join([*lines, next(said)]))
     return "\n" + "\n\n".join(blocks)
 

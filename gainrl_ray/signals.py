@@ -119,10 +119,13 @@ def group_settings(config: Config) -> dict[str, Any]:
 def sample(config: Config, table: ProblemTable, rows: range | np.ndarray, folder: Storage, say: Say) -> pa.Table:
     """The graded completions of `rows`, as `sample_problems` describes them; says what it asks of the cluster."""
     check_positions(config)
-    say(preflight(budget(config)[1:], cluster_supply(), config.ray.autoscaling))
-    say(f"sampling {config.signals.samples} completions of each of {len(rows):,} problems with {config.model.path}")
-    tell = partial(Progress(say).tell, _SAMPLED, total=len(rows))
-    return sample_problems(config, table, [int(row) for row in rows], folder, tell)
+
+    def begin(problems: int) -> None:
+        say(preflight(budget(config)[1:], cluster_supply(), config.ray.autoscaling))
+        say(f"sampling {config.signals.samples} completions of each of {problems:,} problems with {config.model.path}")
+
+    tell = partial(Progress(say).tell, _SAMPLED)
+    return sample_problems(config, table, [int(row) for row in rows], folder, begin=begin, tell=tell)
 
 
 def measure_problems(config: Config, problems: str, measure: Measure, size: int, work: Storage, say: Say) -> pa.Table:

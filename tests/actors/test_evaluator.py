@@ -59,30 +59,43 @@ def config(**signals):
     return Config.model_validate({"signals": {"samples": 2, "block_problems": 3} | signals})
 
 
+def sample(config, rows, folder, told):
+    return sample_problems(
+        config,
+        MemoryTable(),
+        rows,
+        Storage(str(folder)),
+        begin=lambda count: told.append(f"{count} to sample"),
+        tell=told.append,
+    )
+
+
 def test_blocks_hold_what_was_sampled_by_rising_row(generator, tmp_path):
     told = []
-    found = sample_problems(config(), MemoryTable(), [7, 0, 1, 5], Storage(str(tmp_path)), told.append)
+    found = sample(config(), [7, 0, 1, 5], tmp_path, told)
     assert found["row"].to_pylist() == [0, 1, 5, 7]
     assert found["problem_id"].to_pylist() == ["p0", "p1", "p5", "p7"]
     assert found["completions"].to_pylist()[1] == [[1, 0], [1, 1]]
     assert found["is_whole"].to_pylist()[0] == [False, True]
     assert found["rewards"].to_pylist()[0] == [0.0, 1.0]
     assert found["accuracy"].to_pylist() == [0.0, 0.5, 1.0, 1.0]
-    assert told == [3, 4]
+    assert told == ["4 to sample", 3, 4]
 
 
 def test_what_is_finished_is_not_sampled_again(generator, tmp_path):
-    folder, generator.dies_at = Storage(str(tmp_path)), 4
+    generator.dies_at = 4
     with pytest.raises(EngineError):
-        sample_problems(config(), MemoryTable(), range(8), folder, lambda _: None)
+        sample(config(), range(8), tmp_path, [])
     generator.dies_at, generator.asked = None, []
-    whole = sample_problems(config(), MemoryTable(), range(8), folder, lambda _: None)
+    told = []
+    whole = sample(config(), range(8), tmp_path, told)
     assert generator.asked == [[3, 4, 5], [6, 7]]
+    assert told == ["5 to sample", 3, 5]
     assert whole["row"].to_pylist() == list(range(8))
-    again = sample_problems(config(), MemoryTable(), range(8), folder, lambda _: None)
-    assert (generator.started, again) == (2, whole)
+    assert sample(config(), range(8), tmp_path, told) == whole
+    assert (generator.started, len(told)) == (2, 3)
 
 
 def test_the_deadline_ends_a_sampling(generator, tmp_path):
     with pytest.raises(DeadlineError, match=r"signals.deadline_s = 1e-09 s: 3 of 3 blocks of 3 .*command continues"):
-        sample_problems(config(deadline_s=1e-9), MemoryTable(), range(8), Storage(str(tmp_path)), lambda _: None)
+        sample(config(deadline_s=1e-9), range(8), tmp_path, [])
