@@ -1,4 +1,4 @@
-"""Signals of a whole dataset on real engines and Ray Data; one start of vLLM serves all tests."""
+"""Signals of a whole dataset on real engines; one start of vLLM and one pass of Ray Data serve all tests."""
 
 import json
 import math
@@ -6,10 +6,12 @@ import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from gainrl_ray.actors.measures import GradientMeasure
+from gainrl_ray.actors.scorer import PARTS
 from gainrl_ray.algo.angles import spearman
 from gainrl_ray.algo.correlations import partial_spearman
 from gainrl_ray.algo.projection import sign_matrix
@@ -59,6 +61,24 @@ def table(config, prompts):
 def pass_rate(ray_session, config, table, prompts):
     lines = []
     return ensure_signal(config, table, prompts, "pass_rate", lines.append), lines
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Passes over a dataset run here, block by block; that of gradient_alignment and tests/actors run on Ray Data."""
+    for module in ("signals", "scoring"):
+        monkeypatch.setattr(f"gainrl_ray.{module}.score_problems", run_pass)
+
+
+def run_pass(plan, tell):
+    problems = pq.read_table(Storage(plan.problems).path, columns=["row", "problem_id", *plan.measure.columns])
+    prompts, loaded = PromptBuilder(load_tokenizer(plan.model), plan.prompt), plan.measure.load(load_model(plan.model))
+    for start in range(0, len(problems), plan.scoring.block_rows):
+        block = problems.slice(start, plan.scoring.block_rows)
+        values = plan.measure.values(loaded, plan.measure.prepare(block, prompts), plan.scoring.batch_tokens)
+        part = pa.table({"row": block["row"], "problem_id": block["problem_id"], **values})
+        plan.work.child(PARTS).write_table(f"{start}.parquet", part)
+    return len(problems)
 
 
 def changed(config, **signals):
@@ -118,7 +138,7 @@ def test_alignment_is_that_of_the_projected_gradients_of_the_stored_completions(
     assert np.any(found > 0)
 
 
-def test_likelihoods_and_embeddings_are_those_of_one_process(ray_session, config, table, prompts):
+def test_likelihoods_and_embeddings_are_those_of_plain_forwards(ray_session, in_this_process, config, table, prompts):
     lines = []
     text = compute_signals(config, ("gold_likelihood", "embedding"), lines.append)
     model, rows = load_model(config.model), range(COUNT)
@@ -141,7 +161,7 @@ def test_likelihoods_and_embeddings_are_those_of_one_process(ray_session, config
     assert f"embedding of {COUNT} problems found; {embedding.folder.uri}" in lines
 
 
-def test_the_diagnosis_compares_a_sample_of_problems_with_what_was_measured(pass_rate, config, table, prompts):
+def test_the_diagnosis_compares_a_sample_with_what_was_measured(pass_rate, in_this_process, config, table, prompts):
     lines = []
     diagnose(config, lines.append)
     folder = diagnostics_origin(config, table, prompts).folder(Storage(config.run.storage))
