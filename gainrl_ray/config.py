@@ -18,8 +18,9 @@ from pydantic import (
 
 from gainrl_ray.config_curricula import CurriculumConfig, GainConfig
 from gainrl_ray.config_node import Fraction, Node
+from gainrl_ray.config_signals import SignalsConfig
 
-SHARED_FOLDERS = ("datasets", "indexes", "evaluations")
+SHARED_FOLDERS = ("datasets", "indexes", "signals", "evaluations")
 """Folders beside the runs in `run.storage`."""
 
 LARGEST_ENGINE_RANK = 512
@@ -106,6 +107,8 @@ class SourceConfig(Node):
     """Column with the reference answer."""
     answer_pattern: str | None = None
     """Regular expression whose first group is the answer within the column; null = the whole column."""
+    difficulty_column: str | None = None
+    """Column with a number that is higher the harder a problem is; none = no labels (`arithmetic`: its levels)."""
     limit: PositiveInt | None = None
     """Take the first so many rows; for `arithmetic` the number generated (2,000 when none)."""
     min_level: PositiveInt = 1
@@ -434,6 +437,7 @@ class Config(Node):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     scoring: ScoringConfig = ScoringConfig()
+    signals: SignalsConfig = SignalsConfig()
     curriculum: CurriculumConfig = GainConfig()
     rollout: RolloutConfig = RolloutConfig()
     sync: SyncConfig = SyncConfig()

@@ -13,7 +13,8 @@ from gainrl_ray.config import Config
 from gainrl_ray.console import table
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.orders import StoredOrder
-from gainrl_ray.data.problems import ProblemTable, prepare_problems
+from gainrl_ray.data.problem_table import ProblemTable
+from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import Fingerprint
 from gainrl_ray.errors import ConfigError

@@ -5,12 +5,12 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gainrl_ray.config import SourceConfig
-from gainrl_ray.data.rows import DEFAULT_ID_COLUMN, RawRow
+from gainrl_ray.data.rows import DEFAULT_ID_COLUMN, RawRow, difficulty_column
 from gainrl_ray.types import Problem
 
 
@@ -26,34 +26,43 @@ class BadRow:
         return f"{self.place}: {self.detail}"
 
 
+class CheckedRow(NamedTuple):
+    """A row that is a problem; `difficulty` is its label, NaN without one."""
+
+    problem: Problem
+    difficulty: float
+
+
 class RowChecker:
     """Row to problem; remembers the ids that it has seen."""
 
     def __init__(self, config: SourceConfig) -> None:
         self._config = config
+        self._difficulty_column = difficulty_column(config)
         self._pattern = re.compile(config.answer_pattern) if config.answer_pattern is not None else None
         self._seen = SeenIds()
 
-    def check(self, rows: list[RawRow]) -> list[Problem | BadRow]:
+    def check(self, rows: list[RawRow]) -> list[CheckedRow | BadRow]:
         """The problem of each row, or why it is none. Question and answer are without space at their ends."""
-        checked = [self._problem(row) for row in rows]
-        ids = [item.id for item in checked if isinstance(item, Problem)]
+        checked = [self._checked(row) for row in rows]
+        ids = [item.problem.id for item in checked if isinstance(item, CheckedRow)]
         repeated = iter(self._seen.add(ids))
         return [
-            BadRow(row.place, "duplicate id", f"the id {item.id!r} stands in an earlier row")
-            if isinstance(item, Problem) and next(repeated)
+            BadRow(row.place, "duplicate id", f"the id {item.problem.id!r} stands in an earlier row")
+            if isinstance(item, CheckedRow) and next(repeated)
             else item
             for row, item in zip(rows, checked, strict=True)
         ]
 
-    def _problem(self, row: RawRow) -> Problem | BadRow:
+    def _checked(self, row: RawRow) -> CheckedRow | BadRow:
         config = self._config
         try:
             if row.fault:
                 raise _Unusable(row.fault, row.detail)
             question = _text(row.values, config.question_column, "question", numbers=False)
             answer = self._answer(_text(row.values, config.answer_column, "answer", numbers=True))
-            return Problem(id=self._id(row), question=question, answer=answer, source=row.source)
+            problem = Problem(id=self._id(row), question=question, answer=answer, source=row.source)
+            return CheckedRow(problem, _number(row.values, self._difficulty_column, "difficulty"))
         except _Unusable as fault:
             return BadRow(row.place, fault.reason, fault.detail)
 
@@ -131,3 +140,17 @@ def _text(values: dict[str, Any], column: str, what: str, *, numbers: bool) -> s
     except UnicodeEncodeError as error:
         raise _Unusable("not UTF-8", f"column {column!r} holds half a surrogate pair, which is no character") from error
     return text
+
+
+def _number(values: dict[str, Any], column: str | None, what: str) -> float:
+    """The number of a column, or its text as one; NaN where there is none."""
+    value = values.get(column) if column is not None else None
+    if value is None:
+        return math.nan
+    try:
+        number = math.inf if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.inf
+    if math.isinf(number):
+        raise _Unusable(f"{what} of wrong type", f"the {what} in column {column!r} is {value!r}, not a finite number")
+    return number

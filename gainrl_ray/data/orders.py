@@ -1,5 +1,6 @@
 """Orders of a dataset's rows on disk: made and checked once, then mapped wherever they are needed."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,13 +16,13 @@ _CHUNK = 1 << 22  # ranks looked at together
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredOrder:
-    """An order that `keep_order` has checked; crosses processes as its file's name."""
+    """Rows that `keep_order` or `keep_rows` has checked; crosses processes as its file's name."""
 
     folder: Storage
     name: str
 
     def open(self) -> np.ndarray:
-        """`order[rank] = row`, [N] int32 (int64 from 2^31 rows), memory-mapped and read-only.
+        """`order[rank] = row`, [N] int32 (int64 for a dataset of 2^31 rows or more), memory-mapped and read-only.
 
         Raises: DataError when the file is gone or not whole.
         """
@@ -39,9 +40,36 @@ def keep_order(folder: Storage, name: str, size: int, make: Callable[[], np.ndar
         return stored
     order = make()
     check_order(order, size, "the order that was made")
-    with folder.create(name) as path:
-        np.save(path, order.astype(np.int32 if size < 2**31 else np.int64), allow_pickle=False)
+    _save(folder, name, order, size)
     return stored
+
+
+def keep_rows(folder: Storage, rows: np.ndarray, size: int) -> StoredOrder:
+    """Some of the rows 0..size-1, in a file whose name tells other rows apart.
+
+    rows: [M] integers, rising, at least one.
+    """
+    assert len(rows) and rows[0] >= 0 and rows[-1] < size and (np.diff(rows) > 0).all()
+    name = f"rows-{hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()[:16]}.npy"
+    if not folder.exists(name):
+        _save(folder, name, rows, size)
+    return StoredOrder(folder=folder, name=name)
+
+
+def order_within(order: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """[M] places 0..M-1 in `rows`, in the order in which their rows come in `order`.
+
+    order: [N] each row of 0..N-1 once; rows: [M] distinct ones of them.
+    """
+    places = np.full(len(order), -1, dtype=np.int64)
+    places[rows] = np.arange(len(rows))
+    ranked = places[order]
+    return ranked[ranked >= 0]
+
+
+def _save(folder: Storage, name: str, rows: np.ndarray, size: int) -> None:
+    with folder.create(name) as path:
+        np.save(path, rows.astype(np.int32 if size < 2**31 else np.int64), allow_pickle=False)
 
 
 def check_order(order: np.ndarray, size: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""What of a dataset is needed for all rows at hand: ids and prompt lengths, in a file that is mapped, not read."""
+"""What of a dataset is needed for all rows at hand: ids, lengths and labels, in a file that is mapped, not read."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,36 +6,38 @@ from typing import Any
 
 import pyarrow as pa
 
+from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.storage import Storage
 
 COLUMNS_FILE = "columns.arrow"
 
-_SCHEMA = pa.schema([("problem_id", pa.string()), ("prompt_tokens", pa.int64())])
+_SCHEMA = pa.schema([("problem_id", pa.string()), ("prompt_tokens", pa.int64()), ("difficulty", pa.float64())])
 _BATCH_ROWS = 65_536  # so that even 10^8 rows are few batches to list
 
 
 class ProblemIds(Sequence[str]):
-    """Problem ids by row, memory-mapped; crosses processes as its folder."""
+    """Problem ids by row, of all problems or of chosen ones, memory-mapped; crosses processes as its folder."""
 
-    def __init__(self, folder: Storage) -> None:
+    def __init__(self, folder: Storage, chosen: StoredOrder | None = None) -> None:
         """Raises: DataError when the folder has no such file, or it is not whole."""
-        self._folder = folder
+        self._folder, self._chosen = folder, chosen
         self._column = open_columns(folder)["problem_id"]
+        self._rows = range(len(self._column)) if chosen is None else chosen.open()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ProblemIds, (self._folder,)
+        return ProblemIds, (self._folder, self._chosen)
 
     def __len__(self) -> int:
-        return len(self._column)
+        return len(self._rows)
 
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return [self[place] for place in range(*row.indices(len(self)))]
-        return self._column[int(row)].as_py()
+        return self._column[int(self._rows[row])].as_py()
 
 
 def open_columns(folder: Storage) -> pa.Table:
-    """The table problem_id, prompt_tokens of all rows, memory-mapped.
+    """The table problem_id, prompt_tokens, difficulty (NaN without a label) of all rows, memory-mapped.
 
     Raises: DataError when the folder has no such file, or it is not whole.
     """

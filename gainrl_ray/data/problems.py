@@ -4,37 +4,32 @@ import hashlib
 import itertools
 import json
 import logging
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gainrl_ray.config import SourceConfig
-from gainrl_ray.data.checks import BadRow, RowChecker
-from gainrl_ray.data.orders import StoredOrder, keep_order, sorted_places
-from gainrl_ray.data.problem_columns import ProblemIds, open_columns, write_columns
+from gainrl_ray.data.checks import BadRow, CheckedRow, RowChecker
+from gainrl_ray.data.problem_columns import write_columns
+from gainrl_ray.data.problem_table import BAD_ROWS_FILE, PROBLEMS_FILE, REPORT_FILE, ProblemTable
 from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
 from gainrl_ray.data.rows import RawRow, Source
 from gainrl_ray.data.sources import open_source
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
-from gainrl_ray.types import Problem, Prompt
+from gainrl_ray.types import Prompt
 
 logger = logging.getLogger(__name__)
 
-PROBLEMS_FILE = "problems.parquet"
-BAD_ROWS_FILE = "bad_rows.jsonl"
-REPORT_FILE = "report.json"
 DATASETS = "datasets"
 
-_FORMAT = 2  # of the four files; part of the key under which they are kept
+_FORMAT = 3  # of the four files; part of the key under which they are kept
 _CHUNK_ROWS = 1024  # rows checked, tokenised and written together: bounds memory
-_CACHED_GROUPS = 64  # row groups of _CHUNK_ROWS that a table keeps decoded: all of a dataset of 65,000 rows
 _SHOWN_ROWS = 5  # bad rows in an error
 
 _SCHEMA = pa.schema(
@@ -45,31 +40,9 @@ _SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("source", pa.string()),
         ("prompt_tokens", pa.int64()),
+        ("difficulty", pa.float64()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowReport:
-    """What became of a dataset's rows; rows_read = kept + the sum of bad."""
-
-    path: str
-    rows_read: int
-    kept: int
-    bad: dict[str, int]  # reason -> rows
-    examples: tuple[str, ...]  # the first bad rows, with file and line
-    bad_rows: str  # where all of them are listed; "" without any
-
-    def __str__(self) -> str:
-        if not self.bad:
-            return f"{self.kept:,} problems of {self.path}"
-        return f"{self.kept:,} of {self.rows_read:,} rows of {self.path}, left out: {self.reasons} ({self.bad_rows})"
-
-    @property
-    def reasons(self) -> str:
-        """The reasons with their counts, most frequent first."""
-        counts = sorted(self.bad.items(), key=lambda item: (-item[1], item[0]))
-        return ", ".join(f"{count} {reason}" for reason, count in counts)
 
 
 def prepare_problems(
@@ -79,7 +52,7 @@ def prepare_problems(
     on_bad_row: Literal["error", "skip"],
     storage: Storage,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> "ProblemTable":
+) -> ProblemTable:
     """The checked problems of a dataset, from `storage`'s folder `datasets` when the same inputs were checked before.
 
     Memory is bounded whatever the dataset's size (a .json array apart). Bad rows are counted, and listed with file and
@@ -110,97 +83,6 @@ def prepare_problems(
     return table
 
 
-class ProblemTable:
-    """Checked problems, by row 0..N-1, read from disk as they are used. Crosses processes."""
-
-    def __init__(self, folder: Storage, prompts: PromptBuilder, report: RowReport, digest: str) -> None:
-        self._folder, self._prompts = folder, prompts
-        self.report = report
-        self.digest = digest
-        """Hex sha256 of ids, questions, answers and sources in row order."""
-        self._file = folder.open_parquet(PROBLEMS_FILE)
-        groups = [self._file.metadata.row_group(group).num_rows for group in range(self._file.metadata.num_row_groups)]
-        self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
-        self._lock = threading.Lock()
-        self.ids = ProblemIds(folder)
-        """[N] text, memory-mapped."""
-        if len(self.ids) != report.kept:
-            raise DataError(f"{self.path} has {len(self.ids)} rows, its report says {report.kept}: delete {folder.uri}")
-
-    @classmethod
-    def open(cls, folder: Storage, prompts: PromptBuilder) -> "ProblemTable":
-        """The table in a folder that prepare_problems wrote; the dataset's sources are not needed.
-
-        Raises:
-            DataError: there is none, or it is not whole.
-        """
-        try:
-            stored = json.loads(folder.read_text(REPORT_FILE))
-            digest = stored.pop("digest")
-            bad_rows = folder.child(BAD_ROWS_FILE).uri if stored["bad"] else ""
-            report = RowReport(**(stored | {"examples": tuple(stored["examples"])}), bad_rows=bad_rows)
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{folder.child(REPORT_FILE).uri} is not a report of this version: delete the folder"
-            ) from error
-        return cls(folder, prompts, report, digest)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ProblemTable.open, (self._folder, self._prompts)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def path(self) -> str:
-        """Path or URI of the canonical parquet: row, problem_id, question, answer, source, prompt_tokens."""
-        return self._folder.child(PROBLEMS_FILE).uri
-
-    @property
-    def columns(self) -> pa.Table:
-        """problem_id and prompt_tokens (int64, tokens of the prompt) of all rows, memory-mapped."""
-        return open_columns(self._folder)
-
-    def length_order(self, *, descending: bool) -> StoredOrder:
-        """Rows by rising (or falling) prompt tokens, kept beside the problems; equal lengths in the order of ids."""
-
-        def make() -> np.ndarray:
-            columns = self.columns
-            return sorted_places(columns["prompt_tokens"], columns["problem_id"], descending=descending)
-
-        name = f"order-{'longest' if descending else 'shortest'}-first.npy"
-        return keep_order(self._folder, name, len(self), make)
-
-    def problem(self, row: int) -> Problem:
-        """The problem of a row. Raises IndexError for a row outside 0..N-1."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of a table of {len(self)} problems: use 0..{len(self) - 1}")
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        values = self._group(group).slice(row - int(self._starts[group]), 1).to_pylist()[0]
-        return Problem(
-            id=values["problem_id"], question=values["question"], answer=values["answer"], source=values["source"]
-        )
-
-    def prompt(self, row: int) -> Prompt:
-        """The prompt of a row's problem, tokenised now. Raises IndexError for a row outside 0..N-1."""
-        return self._prompts.build(self.problem(row))
-
-    def _group(self, group: int) -> pa.Table:
-        """A decoded row group, from the cache when it was used lately."""
-        with self._lock:
-            if group not in self._cache:
-                self._cache[group] = self._file.read_row_group(
-                    group, columns=["problem_id", "question", "answer", "source"]
-                )
-                if len(self._cache) > _CACHED_GROUPS:
-                    self._cache.popitem(last=False)
-            self._cache.move_to_end(group)
-            return self._cache[group]
-
-
 def _key(source: Source, config: SourceConfig, prompts: PromptBuilder) -> str:
     """Hex sha256 of all that the canonical problems depend on."""
     inputs = [_FORMAT, source.digest(), config.model_dump(mode="json", exclude={"path"}), prompts.digest]
@@ -228,7 +110,7 @@ def _canonicalise(
                 bad_file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
             bad.update(item.reason for item in refused)
             examples += [str(item) for item in refused[: _SHOWN_ROWS - len(examples)]]
-            for problem, _ in good:
+            for (problem, _), _ in good:
                 content.update(json.dumps([problem.id, problem.question, problem.answer, problem.source]).encode())
             if good:
                 table = _table(good, kept)
@@ -251,14 +133,14 @@ def _canonicalise(
 
 def _checked(
     rows: list[RawRow], checker: RowChecker, prompts: PromptBuilder
-) -> tuple[list[tuple[Problem, Prompt]], list[BadRow]]:
+) -> tuple[list[tuple[CheckedRow, Prompt]], list[BadRow]]:
     """The problems with their prompts, and the rows that are none, both in their order."""
     checked = checker.check(rows)
-    built = iter(prompts.build_all([item for item in checked if isinstance(item, Problem)]))
-    good: list[tuple[Problem, Prompt]] = []
+    built = iter(prompts.build_all([item.problem for item in checked if isinstance(item, CheckedRow)]))
+    good: list[tuple[CheckedRow, Prompt]] = []
     bad: list[BadRow] = []
     for row, item in zip(rows, checked, strict=True):
-        prompt = next(built) if isinstance(item, Problem) else None
+        prompt = next(built) if isinstance(item, CheckedRow) else None
         if isinstance(item, BadRow):
             bad.append(item)
         elif isinstance(prompt, RefusedPrompt):
@@ -268,15 +150,16 @@ def _checked(
     return good, bad
 
 
-def _table(good: list[tuple[Problem, Prompt]], first_row: int) -> pa.Table:
+def _table(good: list[tuple[CheckedRow, Prompt]], first_row: int) -> pa.Table:
     return pa.table(
         {
             "row": np.arange(first_row, first_row + len(good)),
-            "problem_id": [problem.id for problem, _ in good],
-            "question": [problem.question for problem, _ in good],
-            "answer": [problem.answer for problem, _ in good],
-            "source": [problem.source for problem, _ in good],
+            "problem_id": [row.problem.id for row, _ in good],
+            "question": [row.problem.question for row, _ in good],
+            "answer": [row.problem.answer for row, _ in good],
+            "source": [row.problem.source for row, _ in good],
             "prompt_tokens": [len(prompt.token_ids) for _, prompt in good],
+            "difficulty": [row.difficulty for row, _ in good],
         },
         schema=_SCHEMA,
     )

@@ -8,7 +8,9 @@ from typing import Any, Literal, Protocol
 from gainrl_ray.config import SourceConfig
 from gainrl_ray.errors import DataError
 
+ARITHMETIC = "arithmetic"  # path of the built-in set
 DEFAULT_ID_COLUMN = "id"
+LEVEL_COLUMN = "level"  # of the built-in set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,13 @@ class Source(Protocol):
 
 def wanted_columns(config: SourceConfig) -> tuple[str, ...]:
     """The columns that must be there."""
-    named = (config.question_column, config.answer_column, config.id_column)
+    named = (config.question_column, config.answer_column, config.id_column, config.difficulty_column)
     return tuple(dict.fromkeys(column for column in named if column is not None))
+
+
+def difficulty_column(config: SourceConfig) -> str | None:
+    """The column with the difficulty label; None without one. Of the built-in set it is a problem's level."""
+    return config.difficulty_column or (LEVEL_COLUMN if config.path == ARITHMETIC else None)
 
 
 def used_columns(config: SourceConfig, available: Iterable[str]) -> list[str]:
@@ -54,7 +61,7 @@ def used_columns(config: SourceConfig, available: Iterable[str]) -> list[str]:
 def require_columns(config: SourceConfig, available: Iterable[str], where: str) -> None:
     """Raise DataError, with the nearest column, unless all columns that the config names are available."""
     columns = list(dict.fromkeys(available))
-    for setting in ("question_column", "answer_column", "id_column"):
+    for setting in ("question_column", "answer_column", "id_column", "difficulty_column"):
         name = getattr(config, setting)
         if name is None or name in columns:
             continue

@@ -11,10 +11,17 @@ from typing import Any, cast
 from gainrl_ray.config import SourceConfig
 from gainrl_ray.data.arithmetic import ArithmeticProblem, Split, generate
 from gainrl_ray.data.files import FileSource, format_of
-from gainrl_ray.data.rows import DEFAULT_ID_COLUMN, RawRow, Source, require_columns, used_columns
+from gainrl_ray.data.rows import (
+    ARITHMETIC,
+    DEFAULT_ID_COLUMN,
+    LEVEL_COLUMN,
+    RawRow,
+    Source,
+    require_columns,
+    used_columns,
+)
 from gainrl_ray.errors import DataError
 
-ARITHMETIC = "arithmetic"
 ARITHMETIC_ROWS = 2000  # when no limit is given
 _BATCH_ROWS = 1024
 
@@ -48,7 +55,8 @@ class ArithmeticSource:
         """The problems under the column names that the config asks for."""
         config = self._config
         for number, problem in enumerate(self._problems, start=1):
-            values = {config.question_column: problem.question, config.answer_column: problem.answer}
+            values: dict[str, Any] = {config.difficulty_column or LEVEL_COLUMN: problem.level}
+            values |= {config.question_column: problem.question, config.answer_column: problem.answer}
             values[config.id_column or DEFAULT_ID_COLUMN] = problem.id
             yield RawRow(source=problem.source, number=number, values=values)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -158,15 +159,21 @@ def model_digest(config: ModelConfig) -> str:
     For a hub name: of the name and the commit it resolves to. Raises ModelError when there is nothing to digest.
     """
     folder = model_folder(config)
-    digest = hashlib.sha256()
     if not Path(folder).is_dir():
-        digest.update(f"hub:{folder}@{_hub_commit(config)}".encode())
-        return digest.hexdigest()
+        return hashlib.sha256(f"hub:{folder}@{_hub_commit(config)}".encode()).hexdigest()
     files = sorted({path for pattern in _WEIGHT_PATTERNS for path in Path(folder).glob(pattern)})
     if not files:
         raise ModelError(f"model.path {config.path!r} holds no weights: expected *.safetensors or pytorch_model*.bin")
-    for path in (Path(folder) / "config.json", *files):
-        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+    stats = [(path, path.stat()) for path in (Path(folder) / "config.json", *files)]
+    return _files_digest(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@lru_cache(maxsize=8)  # a large model's weights take long to read, and several signals ask
+def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hex sha256 of names, sizes and bytes; files: path, size, time of the last change."""
+    digest = hashlib.sha256()
+    for path, size, _ in files:
+        digest.update(f"{path.name}:{size}:".encode())
         for chunk in _chunks(path):
             digest.update(chunk)
     return digest.hexdigest()

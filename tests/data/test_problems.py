@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gainrl_ray.config import ModelConfig, PromptConfig, SourceConfig
-from gainrl_ray.data import files, problem_columns, problems
+from gainrl_ray.data import files, problem_columns, problem_table, problems
 from gainrl_ray.data.arithmetic import generate
 from gainrl_ray.data.checks import SeenIds
 from gainrl_ray.data.problems import ProblemTable, prepare_problems
@@ -346,7 +346,7 @@ def test_the_digest_is_of_content_and_order(bench: Bench) -> None:
 def test_the_canonical_parquet(bench: Bench) -> None:
     table = bench.prepare(bench.lines(*ROWS))
     stored = pq.read_table(table.path)
-    assert stored.column_names == ["row", "problem_id", "question", "answer", "source", "prompt_tokens"]
+    assert stored.column_names == ["row", "problem_id", "question", "answer", "source", "prompt_tokens", "difficulty"]
     assert stored["row"].to_pylist() == [0, 1, 2, 3, 4]
     expected = [len(bench.prompts.build(table.problem(row)).token_ids) for row in range(5)]
     assert table.columns["prompt_tokens"].to_pylist() == stored["prompt_tokens"].to_pylist() == expected
@@ -384,7 +384,7 @@ def test_the_length_order_is_kept_beside_the_problems(
     expected = sorted(range(30), key=lambda row: (sign * lengths[row], table.ids[row]))
     assert len(set(lengths)) > 1
     assert table.length_order(descending=descending).open().tolist() == expected
-    monkeypatch.delattr(problems, "sorted_places")
+    monkeypatch.delattr(problem_table, "sorted_places")
     assert table.length_order(descending=descending).open().tolist() == expected
 
 
@@ -421,7 +421,7 @@ def test_many_chunks_make_one_table(bench: Bench, monkeypatch: pytest.MonkeyPatc
     path = bench.lines(*lines)
     whole = bench.prepare(path, on_bad_row="skip")
     monkeypatch.setattr(problems, "_CHUNK_ROWS", 3)
-    monkeypatch.setattr(problems, "_CACHED_GROUPS", 2)
+    monkeypatch.setattr(problem_table, "_CACHED_GROUPS", 2)
     monkeypatch.setattr(files, "_HEAD_ROWS", 4)
     monkeypatch.setattr(problem_columns, "_BATCH_ROWS", 7)
     pieces = Bench(bench.folder / "again", bench.prompts).prepare(path, on_bad_row="skip")
