@@ -21,7 +21,11 @@ def _stored(folder: Path, size: int) -> tuple[StoredOrder, ProblemIds]:
     storage = Storage(str(folder))
     with write_columns(storage) as add:
         rows = pa.array(np.arange(size))
-        add(pa.table({"problem_id": rows.cast(pa.string()), "prompt_tokens": rows, "difficulty": rows.cast(pa.float64())}))
+        add(
+            pa.table(
+                {"problem_id": rows.cast(pa.string()), "prompt_tokens": rows, "difficulty": rows.cast(pa.float64())}
+            )
+        )
     return keep_order(storage, "order.npy", size, lambda: np.arange(size)[::-1]), ProblemIds(storage)
 
 

@@ -66,7 +66,7 @@ def test_orders_of_a_part_are_of_its_rows(table: ProblemTable, descending: bool,
     part = table.part(np.array([1, 4, 5, 7]))
     order = part.length_order(descending=descending)
     assert order.open().tolist() == expected
-    assert part.length_order(descending=descending) .open().tolist() == expected
+    assert part.length_order(descending=descending).open().tolist() == expected
     other = table.part(np.array([0, 1])).length_order(descending=False)
     assert other.open().tolist() == [1, 0] and other.name != order.name
     assert len(table.length_order(descending=descending).open()) == 8
