@@ -49,6 +49,7 @@ def load_config(argv: Sequence[str], *, presets: Path, base: Path | None = None)
         "run": {"storage": _local(config.run.storage, base, always=True)},
         "model": {"path": _local(config.model.path, base)},
         "data": {name: {"path": _local(getattr(config.data, name).path, base)} for name in ("train", "heldout")},
+        "signals": {"warm_model": config.signals.warm_model and _local(config.signals.warm_model, base)},
     }
     return resolve([Layer("", config.model_dump(mode="json")), Layer("", paths)])
 

@@ -18,8 +18,9 @@ from pydantic import (
 
 from gainrl_ray.config_curricula import CurriculumConfig, GainConfig
 from gainrl_ray.config_node import Fraction, Node
+from gainrl_ray.config_signals import SignalsConfig
 
-SHARED_FOLDERS = ("datasets", "indexes", "evaluations")
+SHARED_FOLDERS = ("datasets", "indexes", "signals", "evaluations")
 """Folders beside the runs in `run.storage`."""
 
 LARGEST_ENGINE_RANK = 512
@@ -432,6 +433,7 @@ class Config(Node):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     scoring: ScoringConfig = ScoringConfig()
+    signals: SignalsConfig = SignalsConfig()
     curriculum: CurriculumConfig = GainConfig()
     rollout: RolloutConfig = RolloutConfig()
     sync: SyncConfig = SyncConfig()
