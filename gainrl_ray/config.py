@@ -168,11 +168,21 @@ class DataConfig(Node):
     """A row that cannot be used stops the run (`error`) or is reported, counted and left out (`skip`)."""
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Train on a random part of data.train, a fraction of its problems; run.seed says which ones."""
-    keep: Annotated[str, Field(pattern=r"\A(top|bottom):(\d+|[01]?\.\d+)\Z")] | None = None
+    keep: str | None = None
     """Train on the best of that part by `keep_by`: top:1000 or bottom:1000 problems, or a fraction as in top:0.1."""
     keep_by: Literal["pass_rate", "gold_likelihood", "gradient_alignment", "angle", "label"] | None = None
-    """What `keep` goes by: `pass_rate` p as p(1-p), highest where half of the attempts succeed; `gold_likelihood` s as
-    1-(s-mean)^2, highest near the mean (UFO-RL); `gradient_alignment`, `angle` and the difficulty `label` themselves."""
+    """What `keep` goes by: a `pass_rate` p as p(1-p), highest where half of the attempts succeed; a `gold_likelihood` s
+    as 1-(s-mean)^2, highest near the mean; `gradient_alignment`, `angle` and the difficulty `label` as they are."""
+
+    @field_validator("keep")
+    @classmethod
+    def _is_a_rule(cls, keep: str | None) -> str | None:
+        if keep is not None and not re.fullmatch(r"(top|bottom):(\d+|[01]?\.\d+)", keep, re.ASCII):
+            raise ValueError(
+                f"received {keep!r}; accepted: top: or bottom: and a number of problems, or a fraction of them with a "
+                "decimal point, as in top:1000 or bottom:0.1"
+            )
+        return keep
 
     @model_validator(mode="after")
     def _keeps_by_something(self) -> "DataConfig":

@@ -16,7 +16,8 @@ from gainrl_ray.algo.angles import spearman, without_diagonal
 from gainrl_ray.config import Config
 from gainrl_ray.console import table as console_table
 from gainrl_ray.data.orders import StoredOrder
-from gainrl_ray.data.problems import ProblemTable, RowReport, prepare_problems
+from gainrl_ray.data.problem_table import ProblemTable, RowReport
+from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import MANIFEST_FILE, AngleSignal, Fingerprint, Manifest, ScoredIndex
 from gainrl_ray.errors import DataError

@@ -61,9 +61,7 @@ def ensure_part(
     return table.part(run.map_array(name))
 
 
-def _values(
-    config: Config, table: ProblemTable, rows: np.ndarray, prompts: PromptBuilder, say: Say
-) -> np.ndarray:
+def _values(config: Config, table: ProblemTable, rows: np.ndarray, prompts: PromptBuilder, say: Say) -> np.ndarray:
     """[len(rows)] what `data.keep_by` names, of rows of the whole dataset."""
     keep_by = config.data.keep_by
     assert keep_by is not None
@@ -81,7 +79,7 @@ def _values(
 
 
 def shares_beside_engines(config: Config, table: ProblemTable, prompts: PromptBuilder) -> tuple[Share, ...] | None:
-    """What finding or making the inputs will ask the cluster for; None when it has to come before the engines' start."""
+    """What finding or making the inputs will ask the cluster for; None when it has to end before the engines start."""
     strategy = strategy_class(config.curriculum)
     if strategy.needs or strategy.signal not in ("none", "length", "angle"):
         return None
@@ -151,8 +149,8 @@ class _Maker:
         low, high = labels.min(), labels.max()
         if low == high:
             raise DataError(
-                f"all {len(labels)} problems have the difficulty label {low:g}: a curriculum by difficulty needs two or "
-                "more; use curriculum.difficulty=pass_rate"
+                f"all {len(labels)} problems have the difficulty label {low:g}: a curriculum by labels needs different "
+                "ones; use curriculum.difficulty=pass_rate"
             )
         return (labels - low) / (high - low)
 
