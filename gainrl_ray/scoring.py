@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gainrl_ray.actors.measures import AngleMeasure
 from gainrl_ray.actors.resources import Share, preflight, scoring_share
 from gainrl_ray.actors.scorer import PARTS, ScoringPlan, score_problems, side_share
 from gainrl_ray.actors.session import cluster_supply
@@ -57,7 +58,7 @@ def score(config: Config, say: Say = print, watch: Watch = lambda *_: None) -> S
         GainrlError: anything that the user can mend, with what was received and what to do.
     """
     prompts = PromptBuilder(check_model(config.model), config.data.prompt)
-    progress = _Progress(say, watch)
+    progress = Progress(say, watch)
     table = prepare_problems(
         config.data.train,
         prompts=prompts,
@@ -106,7 +107,7 @@ def ensure_order(
 
 def ensure_index(config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print) -> ScoredIndex:
     """The scored index of the whole dataset behind `table`, under the conditions of `ensure_order`."""
-    return _find_or_make(config, table.whole, wanted, _Progress(say)).index
+    return _find_or_make(config, table.whole, wanted, Progress(say)).index
 
 
 def fingerprint(config: Config, table: ProblemTable, prompts: PromptBuilder) -> Fingerprint:
@@ -134,7 +135,7 @@ def summary(report: ScoringReport) -> str:
     return "\n" + console_table(rows, "scored index")
 
 
-class _Progress:
+class Progress:
     """Tells how far the work is: every report to a watcher, some to a reader."""
 
     def __init__(self, say: Say, watch: Watch = lambda *_: None) -> None:
@@ -158,7 +159,7 @@ def _folder(config: Config, wanted: Fingerprint) -> Storage:
     return Storage(config.run.storage).child(INDEXES, wanted.digest)
 
 
-def _find_or_make(config: Config, table: ProblemTable, wanted: Fingerprint, progress: _Progress) -> ScoringReport:
+def _find_or_make(config: Config, table: ProblemTable, wanted: Fingerprint, progress: Progress) -> ScoringReport:
     folder = _folder(config, wanted)
     started, scored = time.monotonic(), 0
     if not folder.exists(MANIFEST_FILE):
@@ -173,7 +174,7 @@ def _find_or_make(config: Config, table: ProblemTable, wanted: Fingerprint, prog
     return ScoringReport(index=index, folder=folder.uri, rows=table.report, scored=scored, seconds=seconds)
 
 
-def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Storage, progress: _Progress) -> int:
+def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Storage, progress: Progress) -> int:
     """Number of problems scored by this call; the index is in `folder` when it returns."""
     plan = ScoringPlan(
         problems=table.path,
@@ -181,19 +182,20 @@ def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Stor
         model=config.model,
         prompt=config.data.prompt,
         scoring=config.scoring,
+        measure=AngleMeasure(),
         autoscaling=config.ray.autoscaling,
     )
     progress.say(f"scoring {len(table):,} problems with {config.model.path} ({config.model.dtype})")
     tell = partial(progress.tell, SCORED, total=len(table))
     scored = score_problems(plan, tell)
     tell(scored)
-    _collect(plan.work, wanted, len(table)).save(folder)
+    _index(collect(plan.work, len(table)), wanted).save(folder)
     folder.delete(_WORK)
     return scored
 
 
-def _collect(work: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
-    """The index of all parts.
+def collect(work: Storage, size: int) -> pa.Table:
+    """All parts of a finished pass over `size` problems, each row once, by rising row.
 
     A row may stand in two parts when two runs scored the same problems at once; either will do.
     Raises: DataError when rows are missing.
@@ -208,7 +210,10 @@ def _collect(work: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
         raise DataError(
             f"{work.uri} holds scores of {len(first)} problems, expected {size}: delete that folder and score again"
         )
-    whole = whole.take(first)
+    return whole.take(first)
+
+
+def _index(whole: pa.Table, wanted: Fingerprint) -> ScoredIndex:
     return ScoredIndex(
         rows=whole["row"].to_numpy(),
         problem_ids=whole["problem_id"],

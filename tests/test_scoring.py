@@ -14,7 +14,7 @@ from gainrl_ray.data.scored_index import MANIFEST_FILE, ScoredIndex
 from gainrl_ray.errors import DataError, IndexMismatchError
 from gainrl_ray.model.loading import load_model, load_tokenizer
 from gainrl_ray.model.prefill import prefill_angles
-from gainrl_ray.scoring import SCORED, _Progress, ensure_order, fingerprint, score, summary
+from gainrl_ray.scoring import SCORED, Progress, ensure_order, fingerprint, score, summary
 from gainrl_ray.storage import Storage
 
 COUNT = 60
@@ -60,7 +60,7 @@ def test_a_watcher_is_told_how_far_it_is(report, watched):
 def test_the_speed_told_is_that_since_the_last_line(monkeypatch):
     said, clock = [], iter([0.0, 2.0, 10.0, 13.0, 16.0])
     monkeypatch.setattr("gainrl_ray.scoring.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    progress = _Progress(said.append)
+    progress = Progress(said.append)
     for rows in (0, 50, 1000, 1100, 1600):
         progress.tell(SCORED, rows, total=2000)
     # 1000 rows in 10 s, nothing told 3 s later, 600 in the next 6 s.

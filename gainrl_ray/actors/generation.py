@@ -135,6 +135,15 @@ class Generator:
         figures["eval/seconds"] = time.monotonic() - started
         return figures
 
+    def sample(
+        self, table: ProblemTable, rows: Sequence[int], samples: int, version: int
+    ) -> list[tuple[tuple[Completion, ...], list[Grade]]]:
+        """Per row, `samples` completions drawn as in training, and their grades; a row's seeds are its own."""
+        rollout = self._config.rollout
+        sampling = self._sampling(rollout.temperature, rollout.top_p)
+        grades, completions = self._grades(table, rows, samples, sampling, version, purpose="signal")
+        return list(zip(completions, grades, strict=True))
+
     def close(self) -> None:
         """End the grading processes and the engines."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -142,14 +151,20 @@ class Generator:
         self._pool.close()
 
     def _grades(
-        self, table: ProblemTable, rows: Sequence[int], samples: int, sampling: Sampling, version: int
+        self,
+        table: ProblemTable,
+        rows: Sequence[int],
+        samples: int,
+        sampling: Sampling,
+        version: int,
+        purpose: str = "evaluation",
     ) -> tuple[list[list[Grade]], list[tuple[Completion, ...]]]:
         """Per row, the grades and completions of `samples` completions; the same seeds at every version."""
         requests = [
             SampleRequest(
                 request_id=f"{row}/{sample}",
                 token_ids=table.prompt(row).token_ids,
-                seed=coordinate_seed(self._config.run.seed, "evaluation", table.problem(row).id, sample),
+                seed=coordinate_seed(self._config.run.seed, purpose, table.problem(row).id, sample),
                 sampling=sampling,
             )
             for row in rows

@@ -1,4 +1,4 @@
-"""Angle concentration of a whole dataset: a Ray Data pipeline, resumable by block.
+"""A measure of a whole dataset, such as angle concentration: a Ray Data pipeline, resumable by block.
 
     canonical parquet --> CheckpointFilter --> blocks --> Scorer (actor pool) --> parts/*.parquet
                                   ^----------- ids of the rows in each part <---- finished/*.parquet
@@ -23,14 +23,13 @@ from ray.actor import ActorHandle
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
+from gainrl_ray.actors.measures import Measure
 from gainrl_ray.actors.resources import Share, shortage
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
-from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
-from gainrl_ray.errors import DataError, DeadlineError, GainrlError, ResourceError
+from gainrl_ray.data.prompts import PromptBuilder
+from gainrl_ray.errors import DeadlineError, GainrlError, ResourceError
 from gainrl_ray.model.loading import load_model, load_tokenizer
-from gainrl_ray.model.prefill import prefill_angles
 from gainrl_ray.storage import Storage
-from gainrl_ray.types import Problem, Prompt
 
 PARTS, FINISHED = "parts", "finished"
 """Folders below the work folder: scored blocks, and Ray Data's record of the ids in them."""
@@ -48,11 +47,12 @@ _REPORT_EVERY_S = 1.0
 class ScoringPlan:
     """What to score, with what, and where the blocks go."""
 
-    problems: str  # path or URI of the canonical parquet: row, problem_id, question, ...
+    problems: str  # path or URI of a parquet file: row, problem_id and the measure's columns
     work: Storage  # folder for parts and Ray Data's checkpoint; one per fingerprint
     model: ModelConfig
     prompt: PromptConfig
     scoring: ScoringConfig
+    measure: Measure
     autoscaling: bool = False  # the cluster grows on demand
 
 
@@ -94,21 +94,23 @@ class Scorer:
     Called for two blocks at a time: while the model runs over one, the next is tokenised.
     """
 
-    def __init__(self, model: ModelConfig, prompt: PromptConfig, scoring: ScoringConfig, job: ActorHandle) -> None:
-        self._batch_tokens, self._job = scoring.batch_tokens, job
+    def __init__(
+        self, model: ModelConfig, prompt: PromptConfig, scoring: ScoringConfig, measure: Measure, job: ActorHandle
+    ) -> None:
+        self._batch_tokens, self._measure, self._job = scoring.batch_tokens, measure, job
         self._tokenizing, self._running = threading.Lock(), threading.Lock()
         device = "cuda" if scoring.gpus_per_actor else "cpu"
         _use_threads(threads_of_scorer(scoring, _cores()))
         self._refusal: GainrlError | None = None
         try:
             self._prompts = PromptBuilder(load_tokenizer(model), prompt)
-            self._model = load_model(model).to(device)
+            self._loaded = measure.load(load_model(model).to(device))
         except GainrlError as error:
             # Of an error in an actor's constructor Ray hands on the text only, of one in a call the exception.
             self._refusal = error
 
     def __call__(self, problems: pa.Table) -> pa.Table:
-        """Columns row, problem_id, c_intra, c_inter, score, prompt_tokens, question_tokens of a block of problems.
+        """Columns row, problem_id and the measure's, of a block of problems.
 
         Raises:
             ModelError: the model does not load or does not fit.
@@ -117,32 +119,11 @@ class Scorer:
         if self._refusal is not None:
             raise self._refusal
         with self._tokenizing:
-            prompts = self._build(problems)
+            items = self._measure.prepare(problems, self._prompts)
         with self._running:
-            # Padding stands where causal attention never looks, so any token id pads.
-            scores = prefill_angles(self._model, prompts, pad_id=0, batch_tokens=self._batch_tokens)
-        ray.get(self._job.add.remote(len(scores)), timeout=_ANSWER_S)
-        return pa.table(
-            {
-                "row": problems["row"],
-                "problem_id": problems["problem_id"],
-                "c_intra": pa.array([score.c_intra for score in scores], pa.float64()),
-                "c_inter": pa.array([score.c_inter for score in scores], pa.float64()),
-                "score": pa.array([score.c_intra + score.c_inter for score in scores], pa.float64()),
-                "prompt_tokens": pa.array([score.prompt_tokens for score in scores], pa.int64()),
-                "question_tokens": pa.array([score.question_tokens for score in scores], pa.int64()),
-            }
-        )
-
-    def _build(self, problems: pa.Table) -> list[Prompt]:
-        rows = zip(problems["problem_id"].to_pylist(), problems["question"].to_pylist(), strict=True)
-        wanted = [Problem(id=problem_id, question=question, answer="", source="") for problem_id, question in rows]
-        prompts = []
-        for problem, built in zip(wanted, self._prompts.build_all(wanted), strict=True):
-            if isinstance(built, RefusedPrompt):
-                raise DataError(f"problem {problem.id!r}: {built.detail}")
-            prompts.append(built)
-        return prompts
+            values = self._measure.values(self._loaded, items, self._batch_tokens)
+        ray.get(self._job.add.remote(len(items)), timeout=_ANSWER_S)
+        return pa.table({"row": problems["row"], "problem_id": problems["problem_id"], **values})
 
 
 class _ScoringJob:
@@ -236,7 +217,7 @@ def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
     problems = ray.data.read_parquet(
         source.path,
         filesystem=source.filesystem,
-        columns=["row", "problem_id", "question"],
+        columns=["row", "problem_id", *plan.measure.columns],
         num_cpus=_SIDE_CPUS,
         # One reader, far faster than the scorers: else the number of CPUs decides where blocks are cut.
         override_num_blocks=1,
@@ -249,6 +230,7 @@ def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
             "model": plan.model,
             "prompt": plan.prompt,
             "scoring": scoring,
+            "measure": plan.measure,
             "job": job,
         },
         compute=ray.data.ActorPoolStrategy(

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from gainrl_ray.algo.permutation import Permutation
+from gainrl_ray.algo.static_scores import likelihood_score
 from gainrl_ray.config import DataConfig
 from gainrl_ray.data.orders import sorted_places
 from gainrl_ray.data.problem_table import ProblemTable
@@ -68,14 +69,14 @@ def known_labels(table: ProblemTable, rows: np.ndarray | range) -> np.ndarray:
 def keep_scores(keep_by: str, values: np.ndarray) -> np.ndarray:
     """[N] float64, higher the better to train on.
 
-    pass_rate p: p (1 - p), the variance of a 0/1 reward (LearnAlign, arXiv 2506.11480, V). gold_likelihood s:
-    1 - (s - mean)^2 (UFO-RL, arXiv 2505.12457). All else: as it is.
+    pass_rate p: p (1 - p), the variance of a 0/1 reward (LearnAlign, arXiv 2506.11480, V). gold_likelihood:
+    `likelihood_score`, its mean that of `values`. All else: as it is.
     """
     values = np.asarray(values, dtype=np.float64)
     if keep_by == "pass_rate":
         return values * (1.0 - values)
     if keep_by == "gold_likelihood":
-        return 1.0 - np.square(values - values.mean())
+        return likelihood_score(values)
     return values
 
 

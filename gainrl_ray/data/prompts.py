@@ -86,6 +86,16 @@ class PromptBuilder:
         encoded = self._encode(texts)
         return [self._prompt(*item) for item in zip(problems, texts, *encoded, strict=True)]
 
+    def continuations(self, before: str, texts: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
+        """Of `before` + each text: the token ids after a prompt, and how many of them, the last, hold the text.
+
+        A token across the border counts to the text. Tokens after the prompt do not merge with its own.
+        """
+        if not texts:
+            return []
+        encoded = zip(*self._encode([before + text for text in texts]), strict=True)
+        return [(tuple(ids), sum(stop > len(before) for _, stop in offsets)) for ids, offsets in encoded]
+
     @cached_property
     def tokenizer_digest(self) -> str:
         """Hex sha256 of the tokenizer: vocabulary, merges, normalisation, added tokens."""

@@ -67,8 +67,8 @@ def find_signal(storage: Storage, origin: Origin, size: int) -> StoredArray | No
     stored = StoredArray(folder=folder, name=f"{origin.signal}.npy")
     if len(values := stored.open()) != size:
         raise DataError(
-            f"{folder.child(stored.name).uri} holds values of {len(values)} problems, expected {size}: delete that folder "
-            "and compute the signal again"
+            f"{folder.child(stored.name).uri} holds values of {len(values)} problems, expected {size}: delete that "
+            "folder and compute the signal again"
         )
     return stored
 

@@ -59,22 +59,23 @@ class PolicyModel(nn.Module):
         """Whether a prompt and several of its completions can go through the model as one line."""
 
     def forward(
-        self, predecessors: Tensor, targets: Tensor | None, temperature: float, **inputs: Tensor
+        self, predecessors: Tensor, targets: Tensor | None, temperature: float, **inputs: Any
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of `targets` and the entropies of their distributions, each [tokens] float32.
 
         predecessors: [tokens] int64, places in lines * width of the tokens that predict them; inputs: as
-        `model_inputs` gives them. Without targets the base model alone runs, and zeros are returned.
+        `model_inputs` gives them, or with a cache and use_cache=True. Without targets the base model alone runs, and
+        zeros are returned.
         """
-        model = self.language_model
+        model, inputs = self.language_model, {"use_cache": False} | inputs
         if targets is None:
-            model.base_model(**inputs, use_cache=False)
+            model.base_model(**inputs)
             zeros = torch.zeros(predecessors.shape, device=predecessors.device)
             return zeros, zeros
         if self.response_head is not None:
-            hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
+            hidden = model.base_model(**inputs).last_hidden_state
             return self.response_head(hidden.flatten(0, 1)[predecessors], targets, temperature)
-        logits = model(**inputs, use_cache=False).logits
+        logits = model(**inputs).logits
         return _logprobs(logits.flatten(0, 1)[predecessors], targets, temperature)
 
 

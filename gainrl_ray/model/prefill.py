@@ -32,7 +32,7 @@ class _Reached(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Prefix:
+class Prefix:
     """What the prompts of one prefix share."""
 
     tokens: int
@@ -52,15 +52,31 @@ class _Prefix:
         return cache
 
 
-def signal_module(model: nn.Module) -> nn.Module:
-    """The module whose input is the signal: the MLP of the decoder's last block.
+@dataclass(frozen=True, slots=True)
+class PrefixBatch:
+    """Sequences of one prefix, run together after it."""
 
-    Its input is the post-attention-norm output of that block. Found by structure, the longest list of blocks with
-    an `mlp`, so that depth and wrappers (an engine, adapters) do not matter.
+    members: list[int]  # their places among the sequences asked for
+    token_ids: Tensor  # [rows, width] int64, what follows the prefix, padded on the right
+    lengths: Tensor  # [rows] int64, of the rows before their padding
+    prefix: Prefix
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the model's forward takes beside the token ids: a cache of its own."""
+        cache = self.prefix.cache_of(len(self.members))
+        return {"past_key_values": cache, "use_cache": cache is not None}
+
+    def real(self, states: Tensor) -> Tensor:
+        """The states of the real tokens, [tokens, hidden_size], row after row; states: [rows, width, hidden_size]."""
+        within = torch.arange(self.token_ids.shape[1]) < self.lengths[:, None]
+        return states.flatten(0, 1)[within.flatten().nonzero().squeeze(1).to(states.device)]
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder's blocks, found by structure: the longest list of blocks whose last has an `mlp`.
 
     Raises: ModelError naming the class when there is no such list.
-
-    Source: the released GAIN-RL code hooks the same tensor, at a layer number that fits one model size only.
     """
     get_decoder: Any = getattr(model, "get_decoder", None)
     decoder: Any = get_decoder() if callable(get_decoder) else model
@@ -70,12 +86,24 @@ def signal_module(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in _LAYER_LISTS and len(module) > 0
     ]
     blocks = max(lists, key=len, default=None)
-    mlp = None if blocks is None else getattr(blocks[-1], "mlp", None)
-    if not isinstance(mlp, nn.Module):
+    if blocks is None or not isinstance(getattr(blocks[-1], "mlp", None), nn.Module):
         raise ModelError(
             f"{type(model).__name__} has no signal layer: expected a list of decoder blocks named "
             f"{' or '.join(_LAYER_LISTS)} whose last block has an `mlp`, as in Qwen2, Llama or Mistral"
         )
+    return blocks
+
+
+def signal_module(model: nn.Module) -> nn.Module:
+    """The module whose input is the signal: the MLP of the decoder's last block.
+
+    Its input is the post-attention-norm output of that block. Depth and wrappers (an engine, adapters) do not matter.
+
+    Raises: ModelError when the model has no list of decoder blocks.
+
+    Source: the released GAIN-RL code hooks the same tensor, at a layer number that fits one model size only.
+    """
+    mlp: Any = decoder_blocks(model)[-1].mlp
     return mlp
 
 
@@ -90,19 +118,14 @@ def prefill_angles(model: Any, prompts: Sequence[Prompt], pad_id: int, batch_tok
 
     Raises: ModelError when the model has no signal layer or fewer positions than a prompt has tokens.
     """
-    _check_positions(model, prompts)
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        groups[prompt.token_ids[: prompt.prefix.stop]].append(index)
-    enough = ENOUGH_TOKENS.get(model.device.type, ENOUGH_ELSEWHERE)
+    prefixes = [prompt.token_ids[: prompt.prefix.stop] for prompt in prompts]
+    questions = [prompt.token_ids[prompt.question.start : prompt.question.stop] for prompt in prompts]
+    check_positions_of(model, prompts, [len(prompt.token_ids) for prompt in prompts])
     order: list[int] = []
     found: list[Tensor] = []
-    for prefix_ids, members in groups.items():
-        prefix = _run_prefix(model, prefix_ids)
-        for batch in _length_batches(prompts, members, prefix.tokens, batch_tokens, enough):
-            questions = [prompts[i].token_ids[prompts[i].question.start : prompts[i].question.stop] for i in batch]
-            found.append(_question_angles(model, prefix, questions, pad_id))
-            order += batch
+    for batch in prefix_batches(model, prefixes, questions, pad_id, batch_tokens):
+        found.append(_question_angles(model, batch))
+        order += batch.members
     # One transfer for all: one a batch would have the device wait for Python each time.
     values = torch.cat(found).tolist() if found else []
     scores: dict[int, AngleScore] = {}
@@ -140,44 +163,59 @@ def signal_states(model: Any, token_ids: Tensor, **inputs: Any) -> Tensor:
     raise ModelError(f"{type(model).__name__} ran without calling the MLP of its last block: no signal to read")
 
 
-def _run_prefix(model: Any, token_ids: tuple[int, ...]) -> _Prefix:
+def prefix_batches(
+    model: Any, prefixes: Sequence[tuple[int, ...]], rests: Sequence[Sequence[int]], pad_id: int, batch_tokens: int
+) -> Iterator[PrefixBatch]:
+    """The sequences `prefixes[i]` + `rests[i]` in batches of one prefix, which is run once, and alike lengths.
+
+    rests: each of one token or more; pad_id, batch_tokens: as `prefill_angles` takes them.
+    """
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, prefix_ids in enumerate(prefixes):
+        groups[prefix_ids].append(index)
+    enough = ENOUGH_TOKENS.get(model.device.type, ENOUGH_ELSEWHERE)
+    for prefix_ids, members in groups.items():
+        prefix = _run_prefix(model, prefix_ids)
+        lengths = {index: len(rests[index]) for index in members}
+        for batch in _length_batches(lengths, prefix.tokens, batch_tokens, enough):
+            rows = torch.tensor([lengths[index] for index in batch])
+            within = torch.arange(int(rows.max())) < rows[:, None]
+            token_ids = torch.full(within.shape, pad_id, dtype=torch.int64)
+            token_ids[within] = torch.tensor(list(chain.from_iterable(rests[index] for index in batch)))
+            yield PrefixBatch(batch, token_ids, rows, prefix)
+
+
+def _run_prefix(model: Any, token_ids: tuple[int, ...]) -> Prefix:
     if not token_ids:
-        return _Prefix(0, None, torch.zeros(1, dtype=torch.float64, device=model.device))
+        return Prefix(0, None, torch.zeros(1, dtype=torch.float64, device=model.device))
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
     states = signal_states(model, torch.tensor([token_ids]), past_key_values=cache, use_cache=True)
-    return _Prefix(len(token_ids), cache, unit_sums(states[0], torch.tensor([len(token_ids)]))[0])
+    return Prefix(len(token_ids), cache, unit_sums(states[0], torch.tensor([len(token_ids)]))[0])
 
 
-def _question_angles(model: Any, prefix: _Prefix, questions: Sequence[Sequence[int]], pad_id: int) -> Tensor:
-    """C_intra and C_inter of questions after a common prefix, [batch, 2] float64 on the model's device."""
-    lengths = torch.tensor([len(question) for question in questions])
-    within = torch.arange(int(lengths.max())) < lengths[:, None]
-    token_ids = torch.full(within.shape, pad_id, dtype=torch.int64)
-    token_ids[within] = torch.tensor(list(chain.from_iterable(questions)))
-    cache = prefix.cache_of(len(questions))
-    states = signal_states(model, token_ids, past_key_values=cache, use_cache=cache is not None)
-    real = within.flatten().nonzero().squeeze(1).to(states.device)
-    lengths = lengths.to(states.device)
-    sums = unit_sums(states.flatten(0, 1)[real], lengths)
-    angles = concentration_of_sums(sums, prefix.unit_sum, lengths, torch.full_like(lengths, prefix.tokens))
-    return torch.stack(angles, dim=1)
+def _question_angles(model: Any, batch: PrefixBatch) -> Tensor:
+    """C_intra and C_inter of a batch's questions, [batch, 2] float64 on the model's device."""
+    states = signal_states(model, batch.token_ids, **batch.inputs)
+    lengths = batch.lengths.to(states.device)
+    sums = unit_sums(batch.real(states), lengths)
+    prefix_tokens = torch.full_like(lengths, batch.prefix.tokens)
+    return torch.stack(concentration_of_sums(sums, batch.prefix.unit_sum, lengths, prefix_tokens), dim=1)
 
 
-def _length_batches(
-    prompts: Sequence[Prompt], members: Sequence[int], prefix_tokens: int, batch_tokens: int, enough: int
-) -> Iterator[list[int]]:
-    """Members by rising question length, cut so that rows * (prefix + longest question) <= batch_tokens.
+def _length_batches(lengths: dict[int, int], prefix_tokens: int, batch_tokens: int, enough: int) -> Iterator[list[int]]:
+    """The keys by rising length, cut so that rows * (prefix + longest) <= batch_tokens.
 
-    Also cut where more rows would save nothing (`enough` question tokens), or less than their padding costs (WIDEST).
+    Also cut where more rows would save nothing (`enough` tokens after the prefix), or less than their padding costs
+    (WIDEST).
     """
     batch: list[int] = []
-    for index in sorted(members, key=lambda member: prompts[member].question.length):
-        length = prompts[index].question.length
+    for index in sorted(lengths, key=lambda member: lengths[member]):
+        length = lengths[index]
         padded = (len(batch) + 1) * length
         too_large = padded > enough or (len(batch) + 1) * prefix_tokens + padded > batch_tokens
-        if batch and (too_large or (4 * padded > enough and length > WIDEST * prompts[batch[0]].question.length)):
+        if batch and (too_large or (4 * padded > enough and length > WIDEST * lengths[batch[0]])):
             yield batch
             batch = []
         batch.append(index)
@@ -185,11 +223,12 @@ def _length_batches(
         yield batch
 
 
-def _check_positions(model: Any, prompts: Sequence[Prompt]) -> None:
+def check_positions_of(model: Any, prompts: Sequence[Prompt], tokens: Sequence[int]) -> None:
+    """Nothing; raises ModelError for a prompt that, with what follows it `tokens` long, the model has no room for."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for prompt in prompts:
-        if positions is not None and len(prompt.token_ids) > positions:
+    for prompt, length in zip(prompts, tokens, strict=True):
+        if positions is not None and length > positions:
             raise ModelError(
-                f"problem {prompt.problem_id}: its prompt has {len(prompt.token_ids)} tokens, the model has "
+                f"problem {prompt.problem_id}: its prompt has {length} tokens, the model has "
                 f"{positions} positions; set data.prompt.max_tokens to {positions} or less"
             )

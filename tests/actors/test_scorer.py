@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from gainrl_ray.actors import scorer
+from gainrl_ray.actors.measures import AngleMeasure
 from gainrl_ray.actors.scorer import FINISHED, PARTS, Scorer, ScoringPlan, score_problems, threads_of_scorer
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
 from gainrl_ray.data.arithmetic import generate
@@ -41,6 +42,7 @@ def plan_in(folder, **scoring):
         model=ModelConfig(path="tiny", dtype="float32"),
         prompt=PromptConfig(),
         scoring=ScoringConfig(**settings),
+        measure=AngleMeasure(),
     )
 
 
@@ -107,7 +109,8 @@ def test_scorers_share_the_cores_of_their_node(settings, cores, threads):
 
 
 def test_a_model_that_does_not_load_is_told_by_the_first_call(tmp_path):
-    actor = Scorer(ModelConfig(path=str(tmp_path)), PromptConfig(), ScoringConfig(), job=None)
+    model = ModelConfig(path=str(tmp_path))
+    actor = Scorer(model, PromptConfig(), ScoringConfig(), AngleMeasure(), job=None)
     with pytest.raises(ModelError, match="folder without config"):
         actor(pa.table({"row": [0], "problem_id": ["a"], "question": ["What is 2+2?"]}))
 

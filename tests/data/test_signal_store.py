@@ -48,14 +48,14 @@ def test_another_setting_is_another_signal(storage):
 def test_values_that_are_not_finite_are_refused_with_their_problems(storage):
     values = np.ones((8, 2))
     values[1, 0], values[6, 1] = np.nan, np.inf
-    with pytest.raises(DataError, match="2 of 8 problems have a pass_rate that is not finite.*problem-1, problem-6"):
+    with pytest.raises(DataError, match=r"2 of 8 problems have a pass_rate that is not finite.*problem-1, problem-6"):
         keep_signal(storage, origin(), values, IDS, seconds=0.0)
     assert find_signal(storage, origin(), 8) is None
 
 
 def test_other_numbers_of_rows_are_refused(storage):
-    with pytest.raises(DataError, match="7 values for 8 problems"):
+    with pytest.raises(DataError, match=r"7 values for 8 problems"):
         keep_signal(storage, origin(), np.zeros(7), IDS, seconds=0.0)
     keep_signal(storage, origin(), np.zeros(8), IDS, seconds=0.0)
-    with pytest.raises(DataError, match="holds values of 8 problems, expected 9: delete"):
+    with pytest.raises(DataError, match=r"holds values of 8 problems, expected 9: delete"):
         find_signal(storage, origin(), 9)
