@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.curricula.base import Column
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.external_order import read_order
-from gainrl_ray.data.orders import StoredOrder, sorted_places
+from gainrl_ray.data.orders import StoredOrder, keep_order, sorted_places
 from gainrl_ray.data.parts import best_rows, describe, known_labels, part_size, random_rows
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.prompts import PromptBuilder
@@ -99,7 +100,8 @@ def ensure_inputs(config: Config, table: ProblemTable, prompts: PromptBuilder, s
     """
     strategy = strategy_class(config.curriculum)
     make = _Maker(config, table, prompts, say)
-    return Inputs(order=make.order(strategy.signal), columns={name: make.column(name) for name in strategy.needs})
+    columns = {name: make.column(name) for name in strategy.needs}
+    return Inputs(order=make.order(strategy.signal, columns), columns=columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ class _Maker:
     prompts: PromptBuilder
     say: Say
 
-    def order(self, signal: str) -> StoredOrder | range:
-        """The rows of the table, sorted by what a strategy calls its `signal`."""
+    def order(self, signal: str, columns: Mapping[Column, StoredArray]) -> StoredOrder | range:
+        """The rows of the table, sorted by what a strategy calls its `signal`; `columns` are those it needs."""
         config, table = self.config, self.table
         if signal == "none":
             return range(len(table))
@@ -125,11 +127,16 @@ class _Maker:
             rows = read_order(self._setting("path", ""), self._setting("key", None), table)
             name = f"order-external-{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npy"
             return table.keep_order(table.folder, name, lambda: rows)
+        if signal == "difficulty":
+            values = columns.get("difficulty") or self.column("difficulty")
+            ids = table.columns["problem_id"]
+            name = table.file_name("order-easiest-first.npy")
+            make = partial(sorted_places, values.open(), ids, descending=False)
+            return keep_order(values.folder, name, len(table), make)
         assert signal == "pass_rate", signal
-        rates = self._signal("pass_rate")
-        ids = table.whole.columns["problem_id"]
+        rates, ids = self._signal("pass_rate"), table.whole.columns["problem_id"]
         name = "order-highest-first.npy"
-        return table.keep_order(rates.folder, name, lambda: sorted_places(rates.open(), ids, descending=True))
+        return table.keep_order(rates.folder, name, partial(sorted_places, rates.open(), ids, descending=True))
 
     def column(self, name: Column) -> StoredArray:
         """A value or vector of each row of the table."""

@@ -63,8 +63,7 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     started = _steps_done(storage) > 0
     part = ensure_part(config, tables.train, tables.prompts, storage, started=started, say=say)
     tables = replace(tables, train=part)
-    storage.write_text(CONFIG_FILE, to_yaml(config))
-    stopped = _run(config, run_name, tables, say)
+    stopped = _run(config, run_name, tables, storage, say)
     return RunSummary(
         name=run_name,
         folder=storage.uri,
@@ -136,7 +135,7 @@ def _tables(config: Config, say: Say) -> Tables:
     return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
-def _run(config: Config, run_name: str, tables: Tables, say: Say) -> bool:
+def _run(config: Config, run_name: str, tables: Tables, storage: Storage, say: Say) -> bool:
     """Find or make the strategy's inputs and train; the actors start beside that where both fit on the cluster."""
     train, supply = tables.train, cluster_supply()
     scoring = shares_beside_engines(config, train, tables.prompts)
@@ -148,6 +147,7 @@ def _run(config: Config, run_name: str, tables: Tables, say: Say) -> bool:
     run = TrainingRun(config, run_name, train=train, heldout=tables.heldout, pad_id=tables.pad_id)
     try:
         inputs = inputs or ensure_inputs(config, train, tables.prompts, say)
+        storage.write_text(CONFIG_FILE, to_yaml(config))  # not before: what cannot start leaves the run as it was
         return run.train(inputs.order, inputs.columns, say)
     finally:
         run.close()

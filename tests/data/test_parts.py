@@ -1,7 +1,6 @@
 """Parts of a dataset: how many, which ones, and in what words."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +75,7 @@ def test_an_unknown_rule_is_refused(keep: str) -> None:
 
 def test_a_rule_needs_something_to_go_by() -> None:
     for fields in ({"keep": "top:5"}, {"keep_by": "angle"}):
-        with pytest.raises(ValidationError, match="set both, as in keep=top:0.1 and keep_by=pass_rate, or neither"):
+        with pytest.raises(ValidationError, match=r"set both, as in keep=top:0\.1 and keep_by=pass_rate, or neither"):
             DataConfig.model_validate(fields)
 
 
@@ -118,7 +117,9 @@ def test_the_best_rows_rise_and_ties_are_broken_by_id(keep: str, expected: list[
 
 def test_rows_without_a_label_are_named(table: ProblemTable) -> None:
     assert known_labels(table, np.array([4, 0, 1])).tolist() == [3.0, 3.0, 1.0]
-    with pytest.raises(DataError, match=r"1 of 6 problems have no difficulty label: q3; name the column .*difficulty_c"):
+    with pytest.raises(
+        DataError, match=r"1 of 6 problems have no difficulty label: q3; name the column .*difficulty_c"
+    ):
         known_labels(table, range(6))
     with pytest.raises(DataError, match=r"1 of 1 problems have no difficulty label: q3;"):
         known_labels(table.part(np.array([2])), range(1))
