@@ -1,8 +1,13 @@
 """The section of the configuration about static signals of problems, computed before training."""
 
+from typing import Literal, get_args
+
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from gainrl_ray.config_node import Node
+
+SignalName = Literal["pass_rate", "gold_likelihood", "gradient_alignment", "embedding"]
+SIGNAL_NAMES: tuple[SignalName, ...] = get_args(SignalName)
 
 
 class SignalsConfig(Node):

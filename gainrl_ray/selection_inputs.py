@@ -12,6 +12,7 @@ import numpy as np
 from gainrl_ray.actors.resources import Share, preflight
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.config import Config
+from gainrl_ray.config_signals import SignalName
 from gainrl_ray.curricula.base import Column
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.external_order import read_order
@@ -19,7 +20,7 @@ from gainrl_ray.data.orders import StoredOrder, keep_order, sorted_places
 from gainrl_ray.data.parts import best_rows, describe, known_labels, part_size, random_rows
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.data.signal_store import SignalName, StoredArray
+from gainrl_ray.data.signal_store import StoredArray
 from gainrl_ray.errors import DataError
 from gainrl_ray.scoring import ensure_index, ensure_order, fingerprint, scoring_shares
 from gainrl_ray.signals import ensure_signal

@@ -1,25 +1,35 @@
-"""Score a dataset by angle concentration: `python jobs/score.py [--config NAME] [--key=value]`."""
+"""Score a dataset: `python jobs/score.py [--signal=NAME[,NAME]] [--diagnose] [--config NAME] [--key=value]`.
+
+Signals: angle (when nothing is asked), pass_rate, gold_likelihood, gradient_alignment, embedding. `--diagnose` tells, on
+a sample of the problems, whether they say more than the prompts' lengths do."""
 
 import sys
 from pathlib import Path
 
-from gainrl_ray.cli import load_config
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import GainrlError
+from gainrl_ray.scoring_options import parse
 
 PRESETS = Path(__file__).parent / "configs"
 
 
 def main(argv: list[str]) -> int:
-    """The exit status: 0 when the index is there, 2 when the input cannot be used."""
+    """The exit status: 0 when what was asked is there, 2 when the input cannot be used."""
     try:
-        config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
+        options, config = parse(argv, presets=PRESETS, base=Environment().caller_dir)
         from gainrl_ray.actors.session import session
 
         with session(config.ray):
+            from gainrl_ray.diagnosis import diagnose
             from gainrl_ray.scoring import score, summary
+            from gainrl_ray.signals import compute_signals
 
-            print(summary(score(config)))
+            if options.angle:
+                print(summary(score(config)))
+            if options.signals:
+                print(compute_signals(config, options.signals))
+            if options.diagnose:
+                diagnose(config)
     except GainrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,12 +14,12 @@ PACKAGE = ROOT / "gainrl_ray"
 LAYERS = (
     {
         *("types", "config", "config_node", "config_curricula", "config_fields", "config_layers", "cli"),
-        *("config_signals", "errors", "storage", "environment"),
+        *("config_signals", "scoring_options", "errors", "storage", "environment"),
     },
     {"algo", "curricula"},
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
     {"actors"},
-    {"scoring", "signals", "selection_inputs", "training", "evaluation", "comparison", "report"},
+    {"scoring", "signals", "diagnosis", "selection_inputs", "training", "evaluation", "comparison", "report"},
     {"benchmarks", "planning"},
 )
 """A room is a module or folder of the package; it imports from its own layer and from those above in this list."""

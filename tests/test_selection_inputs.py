@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gainrl_ray import selection_inputs
 from gainrl_ray.config import Config
+from gainrl_ray.config_signals import SignalName
 from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import ScoredIndex
-from gainrl_ray.data.signal_store import StoredArray
+from gainrl_ray.data.signal_store import keep_signal
 from gainrl_ray.errors import DataError
 from gainrl_ray.model.loading import load_tokenizer
 from gainrl_ray.scoring import INDEXES, fingerprint
 from gainrl_ray.selection_inputs import Inputs, ensure_inputs, ensure_part, shares_beside_engines
+from gainrl_ray.signals import signal_origin
 from gainrl_ray.storage import Storage
 
 LABELS = [2, 1, 3, 2, 4, 1, 3, 5]
@@ -77,21 +78,23 @@ class Bench:
             fingerprint=wanted,
         ).save(Storage(str(self.folder)).child(INDEXES, wanted.digest))
 
+    def signal(self, name: SignalName, values: np.ndarray) -> None:
+        """Values by row, as computing the signal would leave them."""
+        config = self.config()
+        table = self.table(config)
+        origin = signal_origin(config, table, self.prompts(config), name)
+        keep_signal(Storage(str(self.folder)), origin, values, table.ids, seconds=0.0)
+
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Signals are there already, for the whole dataset only."""
-    values = {"pass_rate": np.array(RATES), "gold_likelihood": np.array(LIKELIHOODS), "embedding": EMBEDDINGS}
-    kept = Storage(str(tmp_path / "signals"))
-
-    def find(config: Config, table: ProblemTable, prompts: PromptBuilder, signal: str, say: Any) -> StoredArray:
-        assert len(table) == 8, "signals are of the whole dataset"
-        with kept.create(f"{signal}.npy") as path:
-            np.save(path, values[signal])
-        return StoredArray(folder=kept, name=f"{signal}.npy")
-
-    monkeypatch.setattr(selection_inputs, "ensure_signal", find)
-    return Bench(tmp_path)
+def bench(tmp_path: Path) -> Bench:
+    """With the scores and signals of all problems."""
+    made = Bench(tmp_path)
+    made.index()
+    values: dict[SignalName, Any] = {"pass_rate": RATES, "gold_likelihood": LIKELIHOODS, "embedding": EMBEDDINGS}
+    for signal, of_all in values.items():
+        made.signal(signal, np.array(of_all))
+    return made
 
 
 def opened(order: StoredOrder | range) -> list[int]:
@@ -118,7 +121,6 @@ def test_without_a_choice_the_part_is_the_dataset(bench: Bench) -> None:
     ],
 )
 def test_the_best_part(data: dict[str, Any], expected: list[int], bench: Bench) -> None:
-    bench.index()
     part = bench.part(bench.config(**data))
     assert list(part.rows) == expected and list(part.ids) == [f"q{row}" for row in expected]
     assert bench.said[-1] == f"train: {len(expected)} of these 8 problems: {data['keep']} by {data['keep_by']}"
@@ -136,12 +138,11 @@ def test_a_run_that_goes_on_keeps_its_part(bench: Bench) -> None:
     """Whatever became of the signal; before its first step a run takes what is so now."""
     config = bench.config(keep="top:3", keep_by="gold_likelihood")
     assert list(bench.part(config).rows) == [2, 3, 4]
-    LIKELIHOODS[7], kept = 0.45, LIKELIHOODS[7]
-    try:
-        assert list(bench.part(config, started=True).rows) == [2, 3, 4]
-        assert list(bench.part(bench.config(keep="top:2", keep_by="gold_likelihood"), started=True).rows) == [3, 4]
-    finally:
-        LIKELIHOODS[7] = kept
+    bench.signal("gold_likelihood", np.array([*LIKELIHOODS[:7], 0.45]))
+    assert list(bench.part(config, started=True).rows) == [2, 3, 4]
+    other = bench.config(keep="top:2", keep_by="gold_likelihood")
+    assert 7 in bench.part(other, started=True).rows
+    assert 7 in bench.part(config).rows
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,6 @@ def test_orders_of_the_dataset_and_of_a_part(
     curriculum: dict[str, Any], whole: list[int], part: list[int], bench: Bench
 ) -> None:
     """The part is of rows 1, 2, 5 and 7, its rows 0 to 3; what was made once is found."""
-    bench.index()
     config = bench.config(curriculum)
     for _ in range(2):
         assert opened(bench.inputs(config).order) == whole
@@ -222,14 +222,13 @@ def test_labels_that_say_nothing_are_refused(
 
 
 def test_what_can_be_found_beside_starting_engines(bench: Bench) -> None:
-    config = bench.config({"name": "gain"})
-    prompts = bench.prompts(config)
-    parts = [share.part for share in shares_beside_engines(config, bench.table(config), prompts) or ()]
-    assert parts and parts[0] == "scorer"
-    bench.index()
+    def shares(curriculum: dict[str, Any], **data: Any) -> list[str] | None:
+        config = bench.config(curriculum, **data)
+        found = shares_beside_engines(config, bench.table(config), bench.prompts(config))
+        return None if found is None else [share.part for share in found]
+
     for curriculum in ({"name": "gain"}, {"name": "length"}, {"name": "uniform"}):
-        config = bench.config(curriculum)
-        assert shares_beside_engines(config, bench.table(config), prompts) == ()
+        assert shares(curriculum) == []
+    assert "scorer" in (shares({"name": "gain"}, train={"limit": 5}) or [])
     for curriculum in ({"name": "pass_rate"}, {"name": "dots"}, {"name": "external", "path": "x.json"}):
-        config = bench.config(curriculum)
-        assert shares_beside_engines(config, bench.table(config), prompts) is None
+        assert shares(curriculum) is None

@@ -23,8 +23,8 @@ def alignment_score(gradients: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
     Source: LearnAlign, arXiv 2506.11480, its learnability V and average alignment score.
     """
-    vectors = np.asarray(gradients, dtype=np.float64)
-    length = np.linalg.norm(vectors, axis=1)
-    learnability = np.asarray(accuracy, dtype=np.float64) * (1.0 - np.asarray(accuracy, dtype=np.float64))
-    vectors = vectors * (learnability / np.where(length > 0, length, 1.0))[:, None]
-    return vectors @ vectors.mean(axis=0)
+    length = np.linalg.norm(gradients, axis=1).astype(np.float64)
+    rate = np.asarray(accuracy, dtype=np.float64)
+    scale = rate * (1.0 - rate) / np.where(length > 0, length, 1.0)
+    mean = scale @ gradients / len(gradients)
+    return scale * (gradients @ mean)

@@ -4,16 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from gainrl_ray.data.scored_index import Fingerprint
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
-
-SignalName = Literal["pass_rate", "gold_likelihood", "gradient_alignment", "embedding"]
-SIGNAL_NAMES: tuple[SignalName, ...] = get_args(SignalName)
 
 SIGNALS = "signals"
 """Folder below `run.storage`."""
