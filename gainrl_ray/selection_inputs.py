@@ -12,8 +12,11 @@ import numpy as np
 from gainrl_ray.actors.resources import Share, preflight
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.config import Config
+from gainrl_ray.config_curricula import CustomConfig
+from gainrl_ray.config_node import Node
 from gainrl_ray.config_signals import SignalName
-from gainrl_ray.curricula.base import Column
+from gainrl_ray.curricula.base import Column, Signal
+from gainrl_ray.curricula.custom import load_options
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.external_order import read_order
 from gainrl_ray.data.orders import StoredOrder, keep_order, sorted_places
@@ -21,7 +24,7 @@ from gainrl_ray.data.parts import best_rows, describe, known_labels, part_size, 
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.signal_store import StoredArray
-from gainrl_ray.errors import DataError
+from gainrl_ray.errors import ConfigError, DataError
 from gainrl_ray.scoring import ensure_index, ensure_order, fingerprint, scoring_shares
 from gainrl_ray.signals import ensure_signal
 from gainrl_ray.storage import Storage
@@ -100,8 +103,9 @@ def ensure_inputs(config: Config, table: ProblemTable, prompts: PromptBuilder, s
         GainrlError: anything that the user can mend, with what was received and what to do.
     """
     strategy = strategy_class(config.curriculum)
-    make = _Maker(config, table, prompts, say)
-    columns = {name: make.column(name) for name in strategy.needs}
+    settings = load_options(config.curriculum) if isinstance(config.curriculum, CustomConfig) else config.curriculum
+    make = _Maker(config, settings, table, prompts, say)
+    columns: dict[Column, StoredArray] = {name: make.column(name) for name in strategy.needs}
     return Inputs(order=make.order(strategy.signal, columns), columns=columns)
 
 
@@ -110,11 +114,12 @@ class _Maker:
     """Finds or makes one input after the other."""
 
     config: Config
+    settings: Node  # the strategy's own
     table: ProblemTable
     prompts: PromptBuilder
     say: Say
 
-    def order(self, signal: str, columns: Mapping[Column, StoredArray]) -> StoredOrder | range:
+    def order(self, signal: Signal, columns: Mapping[Column, StoredArray]) -> StoredOrder | range:
         """The rows of the table, sorted by what a strategy calls its `signal`; `columns` are those it needs."""
         config, table = self.config, self.table
         if signal == "none":
@@ -125,7 +130,10 @@ class _Maker:
             wanted = fingerprint(config, table, self.prompts)
             return ensure_order(config, table, wanted, self.say, self._setting("signal", "angle"))
         if signal == "external":
-            rows = read_order(self._setting("path", ""), self._setting("key", None), table)
+            path = self._setting("path", "")
+            if not path:
+                raise ConfigError("a strategy whose signal is external takes an order from a file: give it a path")
+            rows = read_order(path, self._setting("key", None), table)
             name = f"order-external-{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npy"
             return table.keep_order(table.folder, name, lambda: rows)
         if signal == "difficulty":
@@ -134,7 +142,6 @@ class _Maker:
             name = table.file_name("order-easiest-first.npy")
             make = partial(sorted_places, values.open(), ids, descending=False)
             return keep_order(values.folder, name, len(table), make)
-        assert signal == "pass_rate", signal
         rates, ids = self._signal("pass_rate"), table.whole.columns["problem_id"]
         name = "order-highest-first.npy"
         return table.keep_order(rates.folder, name, partial(sorted_places, rates.open(), ids, descending=True))
@@ -174,5 +181,5 @@ class _Maker:
         return StoredArray(folder=folder, name=name)
 
     def _setting(self, name: str, default: Any) -> Any:
-        """A setting of the curriculum's section; the default where it has none."""
-        return getattr(self.config.curriculum, name, default)
+        """One of the strategy's settings; the default where it has none of that name."""
+        return getattr(self.settings, name, default)

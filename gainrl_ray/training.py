@@ -11,6 +11,7 @@ from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.cli import config_from_yaml, diff_configs, to_yaml
 from gainrl_ray.config import Config
 from gainrl_ray.console import table
+from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.parts import part_size
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
@@ -56,7 +57,9 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     started = time.monotonic()
     check_trackers(config.tracking)
     check_peft(config.lora)
-    RewardRunner(config.reward).close()  # a function that cannot be imported is refused before anything starts
+    # What a user brings along and cannot be imported is refused before anything starts.
+    RewardRunner(config.reward).close()
+    strategy_class(config.curriculum)
     storage = open_run(config, run_name)
     tables = _tables(config, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))

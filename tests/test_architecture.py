@@ -14,7 +14,7 @@ PACKAGE = ROOT / "gainrl_ray"
 LAYERS = (
     {
         *("types", "config", "config_node", "config_curricula", "config_fields", "config_layers", "cli"),
-        *("config_signals", "scoring_options", "errors", "storage", "environment"),
+        *("config_signals", "scoring_options", "errors", "storage", "environment", "user_code"),
     },
     {"algo", "curricula"},
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
@@ -31,8 +31,8 @@ RUN_BY_ANOTHER_PYTHON = PACKAGE / "benchmarks" / "trl_peer.py"
 TRANSFORMERS_ROOMS = {"model", "actors"}
 PURE_ROOMS = ("algo", "curricula")
 PURE_IMPORTS = {
-    *("numpy", "torch", "gainrl_ray", "abc", "collections", "dataclasses", "enum", "functools", "hashlib"),
-    *("itertools", "json", "math", "operator", "types", "typing"),
+    *("numpy", "torch", "gainrl_ray", "abc", "base64", "bisect", "collections", "dataclasses"),
+    *("enum", "functools", "hashlib", "inspect", "itertools", "json", "math", "operator", "types", "typing"),
 }
 GLOBAL_RANDOMNESS = {"random", "rand", "randn", "randint", "randperm", "choice", "shuffle", "permutation", "normal"}
 LONGEST_FILE, LONGEST_JOB = 300, 60

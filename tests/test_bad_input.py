@@ -57,6 +57,14 @@ def broken_weights(folder: Path) -> str:
     return argument
 
 
+def order(folder: Path, content: list[Any] | None) -> list[str]:
+    """Arguments for 40 problems in the order of a file with this content."""
+    if content is not None:
+        text_file(folder, "order.json", json.dumps(content))
+    path = f"--curriculum.path={folder}/order.json"
+    return [rows(folder, *map(row, range(40))), "--curriculum.name=external", path]
+
+
 def planted_index(folder: Path, c_intra: list[float]) -> list[str]:
     """Arguments for 40 problems whose scored index is there, with these values for the first of them."""
     data = rows(folder, *map(row, range(40)))
@@ -170,6 +178,25 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no labels to keep by": (
         lambda d: [rows(d, *map(row, range(40))), "--data.keep=top:35", "--data.keep_by=label"],
         r"40 of 40 problems have no difficulty label: p0, p1, p2, p3, p4, \.\.\.; name the column that holds them",
+    ),
+    "no labels to be chosen by": (
+        lambda d: [rows(d, *map(row, range(40))), "--curriculum.name=adarft", "--curriculum.difficulty=label"],
+        r"40 of 40 problems have no difficulty label: .*data\.train\.difficulty_column",
+    ),
+    # orders from files
+    "an order of no file": (lambda d: ["--curriculum.name=external"], r"curriculum.*give --curriculum\.path=FILE"),
+    "an order that is not there": (lambda d: order(d, None), r"order\.json does not exist: check the path"),
+    "an order of the wrong length": (
+        lambda d: order(d, list(range(39))),
+        r"order\.json has 39 entries and data\.train has 40 problems: use the order of this very dataset; accepted are",
+    ),
+    "an order that repeats problems": (
+        lambda d: order(d, [*range(39), 0]),
+        r"order\.json has 1 entries that come twice: 0; accepted are row numbers",
+    ),
+    "an order of unknown problems": (
+        lambda d: order(d, [f"x{number}" for number in range(40)]),
+        r"has 40 entries that are no rows 0\.\.39 or problem ids of data\.train: 'x0', .*'x4', \.\.\.; accepted are",
     ),
     # scores
     "scores that are not finite": (

@@ -3,20 +3,23 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from gainrl_ray.config import Config
+from gainrl_ray.config_node import Node
 from gainrl_ray.config_signals import SignalName
+from gainrl_ray.curricula.base import Column, Signal
+from gainrl_ray.curricula.uniform import UniformStrategy
 from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import ScoredIndex
 from gainrl_ray.data.signal_store import keep_signal
-from gainrl_ray.errors import DataError
+from gainrl_ray.errors import ConfigError, DataError
 from gainrl_ray.model.loading import load_tokenizer
 from gainrl_ray.scoring import INDEXES, fingerprint
 from gainrl_ray.selection_inputs import Inputs, ensure_inputs, ensure_part, shares_beside_engines
@@ -29,6 +32,19 @@ LIKELIHOODS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 C_INTRA = [0.9, 0.8, 0.1, 0.3, 0.7, 0.2, 0.5, 0.6]
 C_INTER = [0.0, 0.5, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
 EMBEDDINGS = np.arange(16, dtype=np.float32).reshape(8, 2)
+
+
+class OwnOptions(Node):
+    path: str = ""
+    difficulty: str = "label"
+
+
+class Own(UniformStrategy):
+    """A user's strategy, with settings of its own."""
+
+    signal: ClassVar[Signal] = "external"
+    needs: ClassVar[tuple[Column, ...]] = ("difficulty",)
+    options: ClassVar[type[Node]] = OwnOptions
 
 
 class Bench:
@@ -177,6 +193,16 @@ def test_an_order_from_a_file(bench: Bench) -> None:
     assert opened(bench.inputs(config, rows=[1, 2, 5, 7]).order) == [3, 2, 0, 1]
     path.write_text(json.dumps([f"q{row}" for row in range(8)]))
     assert opened(bench.inputs(config).order) == list(range(8)), "another file of the same name is another order"
+
+
+def test_a_users_strategy_gets_what_its_options_say(bench: Bench) -> None:
+    (bench.folder / "order.json").write_text("[7, 5, 3, 1, 0, 2, 4, 6]")
+    custom = {"name": "custom", "strategy": "test_selection_inputs:Own"}
+    made = bench.inputs(bench.config(custom | {"options": {"path": f"{bench.folder}/order.json"}}))
+    assert opened(made.order) == [7, 5, 3, 1, 0, 2, 4, 6]
+    assert made.columns["difficulty"].open().tolist() == [0.25, 0.0, 0.5, 0.25, 0.75, 0.0, 0.5, 1.0]
+    with pytest.raises(ConfigError, match="takes an order from a file: give it a path"):
+        bench.inputs(bench.config(custom))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 
 from gainrl_ray.config_curricula import CurriculumConfig
 from gainrl_ray.curricula.base import NO_COLUMNS, Column, Columns, Order
+from gainrl_ray.curricula.checked import CheckedStrategy
 from gainrl_ray.curricula.ledger import Ledger, LedgerEntry, SlotStatus
 from gainrl_ray.curricula.registry import build_strategy
 from gainrl_ray.data.orders import StoredOrder
@@ -40,7 +42,7 @@ class Curriculum:
         columns: Columns = NO_COLUMNS,
     ) -> None:
         """`order[rank]` is a dataset row; `problem_ids[row]` its id, `columns[name][row]` what the strategy needs."""
-        self._build = lambda: build_strategy(config, order=order, seed=seed, columns=columns)
+        self._build = lambda: CheckedStrategy(build_strategy(config, order=order, seed=seed, columns=columns))
         self._strategy = self._build()
         self._problem_ids = problem_ids
         self._ledger = Ledger()
@@ -74,7 +76,7 @@ class Curriculum:
         """The window of `step`, drawn from the strategy's present state."""
         self._check(attempt)
         if step not in self._windows:
-            rows = tuple(int(row) for row in self._strategy.select(step, count))
+            rows = tuple(int(row) for row in self._strategy.select(step, count, self._planned()))
             ids = tuple(str(self._problem_ids[row]) for row in rows)
             self._windows[step] = Window(step=step, rows=rows, problem_ids=ids)
             self._ledger.plan(step, attempt, ids)
@@ -105,6 +107,10 @@ class Curriculum:
     def ledger(self) -> list[dict[str, Any]]:
         """Every entry of the ledger, oldest first."""
         return [entry.as_dict() for entry in self._ledger]
+
+    def _planned(self) -> np.ndarray:
+        """Rows of all windows that are drawn and not observed yet."""
+        return np.array([row for window in self._windows.values() for row in window.rows], dtype=np.int64)
 
     def _report(self) -> CurriculumReport:
         return CurriculumReport(state=self._strategy.state_dict(), metrics=self._strategy.metrics())

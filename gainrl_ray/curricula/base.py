@@ -12,7 +12,8 @@ from gainrl_ray.config_node import Node
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.types import StepOutcome
 
-Signal = Literal["none", "angle", "length", "pass_rate", "external"]
+Signal = Literal["none", "angle", "length", "pass_rate", "external", "difficulty"]
+"""What an order is sorted by: `pass_rate`, the highest first; `difficulty`, the column of that name, rising."""
 Column = Literal["difficulty", "embedding"]
 """What a strategy may want to know of every row before training: `difficulty`, [N] in [0, 1], 1 the hardest;
 `embedding`, [N, size], a vector of its question."""
@@ -21,6 +22,7 @@ Order = np.ndarray | range
 
 Columns = Mapping[Column, np.ndarray]
 NO_COLUMNS: Columns = MappingProxyType({})
+NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 class Strategy(ABC):
@@ -35,6 +37,8 @@ class Strategy(ABC):
     """What `order` has to be sorted by; "none" is the dataset's own order."""
     needs: ClassVar[tuple[Column, ...]] = ()
     """The columns that it is given."""
+    options: ClassVar[type[Node]] = Node
+    """Of a user's own strategy: the section that `curriculum.options` is checked by; this one takes no key."""
     wants_angle: ClassVar[bool] = False
     """Whether `observe` uses the angle concentration measured while training, of every slot."""
 
@@ -45,13 +49,21 @@ class Strategy(ABC):
         self._seed = seed
         self._columns = columns
 
+    @classmethod
+    def variant(cls, config: Node) -> type["Strategy"]:
+        """The class that `config` asks for, whose `signal` and `needs` hold: this one, unless the settings say more."""
+        return cls
+
     @property
     def size(self) -> int:
         """N, the number of rows in the order."""
         return len(self._order)
 
-    def select(self, step: int, count: int) -> np.ndarray:
+    def select(self, step: int, count: int, planned: np.ndarray = NO_ROWS) -> np.ndarray:
         """`count` distinct rows for `step`, [count] int64, by rising rank where rank has a meaning.
+
+        planned: [n] int64, rows of other steps that are drawn and not observed yet (`rollout.max_staleness`); those
+        who choose by what they know of single problems leave them out, since they know nothing new of them.
 
         Raises: ConfigError when the dataset has fewer than `count` rows.
         """
@@ -60,21 +72,21 @@ class Strategy(ABC):
                 f"rollout.problems_per_step is {count} and the dataset has {self.size} problems: "
                 f"a step needs 1 to {self.size} of them"
             )
-        return self._rows(self._ranks(step, count))
+        return self._draw(step, count, planned)
 
-    def refill(self, step: int, count: int, drawn: np.ndarray) -> np.ndarray:
+    def refill(self, step: int, count: int, drawn: np.ndarray, planned: np.ndarray = NO_ROWS) -> np.ndarray:
         """`count` more distinct rows for `step`, [count] int64, fewer where fewer are left; none of them in `drawn`.
 
-        drawn: [n] int64, the rows of this step so far, in the order in which they were drawn. Here the rows come
-        from a shuffle of the step's own; strategies with a law of their own go on with that.
+        drawn: [n] int64, the rows of this step so far, in the order in which they were drawn. planned: as in `select`.
+        Here the rows come from a shuffle of the step's own; strategies with a law of their own go on with that.
         """
         places = np.arange(min(self.size, drawn.size + count), dtype=np.int64)
         rows = self._rows(Permutation(self.size, self._seed, "refill", step)(places))
         return rows[~np.isin(rows, drawn)][:count]
 
     @abstractmethod
-    def _ranks(self, step: int, count: int) -> np.ndarray:
-        """`count` distinct ranks in 0..N-1."""
+    def _draw(self, step: int, count: int, planned: np.ndarray) -> np.ndarray:
+        """What `select` returns; `count` is in 1..N."""
 
     def _rows(self, ranks: np.ndarray) -> np.ndarray:
         return ranks if isinstance(self._order, range) else self._order[ranks].astype(np.int64)
@@ -119,7 +131,18 @@ class Strategy(ABC):
         """Take over what `_state` gave; its keys are checked already."""
 
 
-class FixedStrategy(Strategy):
+class RankedStrategy(Strategy):
+    """A strategy that draws ranks, whatever problems stand there."""
+
+    def _draw(self, step: int, count: int, planned: np.ndarray) -> np.ndarray:
+        return self._rows(self._ranks(step, count))
+
+    @abstractmethod
+    def _ranks(self, step: int, count: int) -> np.ndarray:
+        """`count` distinct ranks in 0..N-1."""
+
+
+class FixedStrategy(RankedStrategy):
     """A strategy whose windows depend on the step alone: outcomes change nothing, so it has no state."""
 
     signal: ClassVar[Signal] = "none"

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gainrl_ray.algo.randomness import coordinate_rng
-from gainrl_ray.algo.windows import draw_window
-from gainrl_ray.config_curricula import GainConfig
-from gainrl_ray.curricula.base import NO_COLUMNS, Columns, Order, Signal, Strategy
+from gainrl_ray.algo.windows import Taken, draw_window
+from gainrl_ray.config_curricula import ControllerConfig
+from gainrl_ray.curricula.base import NO_COLUMNS, NO_ROWS, Columns, Order, RankedStrategy, Signal
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.types import StepOutcome
 
@@ -29,7 +29,7 @@ class GainState:
     angle_missing: float = 0.0  # 1.0 when no slot of the last step had its angle measured
 
 
-class GainStrategy(Strategy):
+class GainStrategy(RankedStrategy):
     """Draws distinct ranks with weights exp(-(rank - mu)^2 / (2 sigma^2)); rank 0 is the most concentrated problem.
 
     Sigma, the start of mu and the step scale are ranks above 1 and fractions of N up to 1.
@@ -39,9 +39,9 @@ class GainStrategy(Strategy):
     signal: ClassVar[Signal] = "angle"
     wants_angle: ClassVar[bool] = True
 
-    def __init__(self, config: GainConfig, order: Order, seed: int, columns: Columns = NO_COLUMNS) -> None:
+    def __init__(self, config: ControllerConfig, order: Order, seed: int, columns: Columns = NO_COLUMNS) -> None:
         super().__init__(config, order, seed, columns)
-        self._config: GainConfig = config
+        self._config: ControllerConfig = config
         self._sigma = in_ranks(config.sigma, self.size)
         default = PAPER_MU_STEP_SCALE if config.form == "paper" else COMPAT_MU_STEP_SCALE
         self._scale = in_ranks(config.mu_step_scale or default, self.size)
@@ -50,6 +50,19 @@ class GainStrategy(Strategy):
     def _ranks(self, step: int, count: int) -> np.ndarray:
         rng = coordinate_rng(self._seed, "window", step)
         return draw_window(rng, mu=self._now.mu, sigma=self._sigma, size=self.size, count=count)
+
+    def refill(self, step: int, count: int, drawn: np.ndarray, planned: np.ndarray = NO_ROWS) -> np.ndarray:
+        """`count` more distinct rows, by rising rank, fewer where fewer are left; none of them in `drawn`.
+
+        They are the next draws without replacement, given those of `drawn`: the same weights, among those left.
+        """
+        rng = coordinate_rng(self._seed, "window refill", step, drawn.size)
+        count = min(count, self.size - drawn.size)
+        if count == 0:
+            return NO_ROWS
+        taken = Taken(drawn.size, lambda ranks: np.isin(self._rows(ranks), drawn))
+        ranks = draw_window(rng, mu=self._now.mu, sigma=self._sigma, size=self.size, count=count, taken=taken)
+        return self._rows(ranks)
 
     def observe(self, outcome: StepOutcome) -> None:
         """Move mu by the step's accuracy and angle; it stays in [0, N - 1].

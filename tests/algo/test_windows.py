@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gainrl_ray.algo import windows
-from gainrl_ray.algo.windows import draw_window
+from gainrl_ray.algo.windows import Taken, draw_window
 
 GSM8K = 7473
 
@@ -46,6 +46,38 @@ def test_both_ways_follow_the_stated_distribution(
     for _ in range(draws):
         counts[tuple(draw_window(rng, mu=mu, sigma=sigma, size=6, count=3).tolist())] += 1
     assert _chi_square(counts, expected, draws) < 45.3  # p = 0.001 at 20 degrees of freedom; there are at most that
+
+
+@pytest.mark.parametrize("way", ["raced", "rejected"])
+def test_what_was_drawn_before_changes_nothing_else(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two draws, then two more: the sets of two pairs in order, against every order of four draws in a row."""
+    monkeypatch.setattr(windows, "_SPARSE", np.inf if way == "raced" else 0.0)
+    weights, draws = [exp(-((k - 1.6) ** 2) / (2 * 1.7**2)) for k in range(6)], 6000
+    expected: dict[tuple[int, ...], float] = {}
+    for order in itertools.permutations(range(6), 4):
+        chance, left = 1.0, sum(weights)
+        for rank in order:
+            chance *= weights[rank] / left
+            left -= weights[rank]
+        key = (*sorted(order[:2]), *sorted(order[2:]))
+        expected[key] = expected.get(key, 0.0) + chance
+    counts, rng, law = dict.fromkeys(expected, 0), np.random.default_rng(5), {"mu": 1.6, "sigma": 1.7, "size": 6}
+    for _ in range(draws):
+        first = draw_window(rng, **law, count=2)
+        second = draw_window(rng, **law, count=2, taken=Taken(2, lambda ranks, first=first: np.isin(ranks, first)))
+        counts[(*first.tolist(), *second.tolist())] += 1
+    cells = 1 + sum(draws * chance >= 5 for chance in expected.values())
+    assert cells > 50
+    assert _chi_square(counts, expected, draws) < cells + 3.3 * (2 * cells) ** 0.5
+
+
+@pytest.mark.parametrize(("sigma", "size"), [(3.0, 40), (1000.0, 10**6), (1e6, 10**9)])
+def test_a_window_goes_on_where_it_is_empty_already(sigma: float, size: int) -> None:
+    """The ranks that are likeliest by far are taken; what is drawn lies beside them."""
+    taken = Taken(20, lambda ranks: (ranks >= 10) & (ranks < 30))
+    ranks = draw_window(np.random.default_rng(0), mu=20.0, sigma=sigma, size=size, count=20, taken=taken)
+    assert len(set(ranks.tolist())) == 20 and ranks.min() >= 0 and ranks.max() < size
+    assert not set(ranks.tolist()) & set(range(10, 30))
 
 
 def test_pairs_from_a_wide_window_follow_it() -> None:

@@ -52,6 +52,27 @@ def test_windows_of_successive_steps_follow_it_too() -> None:
     assert statistic < 27.9  # p = 0.001 at 9 degrees of freedom
 
 
+def test_a_refill_is_the_next_draw_given_the_window() -> None:
+    """Windows of two ranks and a refill of one, against every order of three draws in a row."""
+    strategy = GainStrategy(GainConfig(sigma=1.5, mu_start=2.0), np.array([30, 10, 20, 0, 40]) // 10, 0)
+    weights = [exp(-((k - 2) ** 2) / 4.5) for k in range(5)]
+    expected: dict[tuple[int, ...], float] = {}
+    for order in itertools.permutations(range(5), 3):
+        chance, left = 1.0, sum(weights)
+        for rank in order:
+            chance *= weights[rank] / left
+            left -= weights[rank]
+        key = (*sorted(order[:2]), order[2])
+        expected[key] = expected.get(key, 0.0) + chance
+    counts, ranks = dict.fromkeys(expected, 0), {3: 0, 1: 1, 2: 2, 0: 3, 4: 4}
+    for step in range(6000):
+        drawn = strategy.select(step, 2)
+        (more,) = strategy.refill(step, 1, drawn).tolist()
+        counts[(*(ranks[row] for row in drawn.tolist()), ranks[more])] += 1
+    statistic = sum((counts[key] - 6000 * chance) ** 2 / (6000 * chance) for key, chance in expected.items())
+    assert len(expected) == 30 and statistic < 58.3  # p = 0.001 at 29 degrees of freedom
+
+
 def test_the_first_window_is_where_the_released_sampler_draws() -> None:
     """numpy's `choice` without replacement, which the released code calls, is the reference."""
     weights = np.exp(-(np.arange(GSM8K) ** 2) / (2 * 1000.0**2))
