@@ -106,7 +106,12 @@ def ensure_order(
 
 
 def ensure_index(config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print) -> ScoredIndex:
-    """The scored index of the whole dataset behind `table`, under the conditions of `ensure_order`."""
+    """The scored index of the whole dataset behind `table`, under the conditions of `ensure_order`.
+
+    Raises: ResourceError too, when it has to be scored and the cluster is too small for that.
+    """
+    if shares := scoring_shares(config, wanted):
+        preflight(shares, cluster_supply(), config.ray.autoscaling)
     return _find_or_make(config, table.whole, wanted, Progress(say)).index
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gainrl_ray.actors.resources import Share, preflight
-from gainrl_ray.actors.session import cluster_supply
+from gainrl_ray.actors.resources import Share
 from gainrl_ray.config import Config
 from gainrl_ray.config_curricula import CustomConfig
 from gainrl_ray.config_node import Node
@@ -74,23 +73,23 @@ def _values(config: Config, table: ProblemTable, rows: np.ndarray, prompts: Prom
         return known_labels(table, rows)
     if keep_by != "angle":
         return ensure_signal(config, table, prompts, keep_by, say).open()[rows]
-    wanted = fingerprint(config, table, prompts)
-    if shares := scoring_shares(config, wanted):
-        preflight(shares, cluster_supply(), config.ray.autoscaling)
-    index = ensure_index(config, table, wanted, say)
+    index = ensure_index(config, table, fingerprint(config, table, prompts), say)
     values = np.empty(len(table))
     values[index.rows] = index.values(config.scoring)
     return values[rows]
 
 
 def shares_beside_engines(config: Config, table: ProblemTable, prompts: PromptBuilder) -> tuple[Share, ...] | None:
-    """What finding or making the inputs will ask the cluster for; None when it has to end before the engines start."""
+    """What making the inputs will ask the cluster for; None when they have to be there before the engines start.
+
+    That is so of what needs engines itself, and of what is read from files: it takes no time, and may be wrong.
+    """
     strategy = strategy_class(config.curriculum)
-    if strategy.needs or strategy.signal not in ("none", "length", "angle"):
-        return None
-    if strategy.signal != "angle":
+    if not strategy.needs and strategy.signal in ("none", "length"):
         return ()
-    return scoring_shares(config, fingerprint(config, table, prompts))
+    if strategy.needs or strategy.signal != "angle":
+        return None
+    return scoring_shares(config, fingerprint(config, table, prompts)) or None
 
 
 def ensure_inputs(config: Config, table: ProblemTable, prompts: PromptBuilder, say: Say = print) -> Inputs:

@@ -147,10 +147,10 @@ def test_a_run_on_a_part_of_the_data_sees_that_part_alone(whole: Finished, folde
         folder,
         run={"steps": 1},
         data={"fraction": 0.5, "keep": "bottom:20", "keep_by": "label"},
-        curriculum={"name": "adarft", "difficulty": "label"},
         evaluation={"every": 0, "samples": 0},
     )
-    part = run(config, "part")
+    nearest = {"name": "adarft", "difficulty": "label"}
+    part = run(Config.model_validate(config.model_dump() | {"curriculum": nearest}), "part")
     said = "train: 20 of these 64 problems: a random 0.5 (run.seed 0), of these bottom:20 by label"
     assert said in part.lines
     (rows,) = (np.load(path) for path in part.folder.glob("rows-*.npy"))
