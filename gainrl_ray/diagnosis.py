@@ -13,13 +13,14 @@ from gainrl_ray.algo.correlations import LEVEL, RESAMPLES, Correlation, bootstra
 from gainrl_ray.algo.randomness import coordinate_rng
 from gainrl_ray.config import Config
 from gainrl_ray.config_signals import SignalName
-from gainrl_ray.data.problems import ProblemTable, prepare_problems
+from gainrl_ray.data.problem_table import ProblemTable
+from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import ScoredIndex
 from gainrl_ray.data.signal_store import Origin, find_signal
 from gainrl_ray.model.loading import check_model
 from gainrl_ray.scoring import fingerprint, score
-from gainrl_ray.signals import ROLLOUTS, group_gradients, sample, sampling_settings, signal_origin
+from gainrl_ray.signals import ROLLOUTS, group_gradients, group_settings, sample, signal_origin
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
@@ -93,8 +94,8 @@ def diagnose(config: Config, say: Say = print) -> list[Finding]:
 
 def diagnostics_origin(config: Config, table: ProblemTable, prompts: PromptBuilder) -> Origin:
     """All that the diagnosis of `table` under `config.model` depends on; `folder` of it holds diagnostics.json."""
-    settings = {**sampling_settings(config), "problems": config.signals.diagnose_problems}
-    settings["gradient_blocks"] = config.signals.gradient_blocks
+    signals = config.signals
+    settings = {"problems": signals.diagnose_problems, "blocks": signals.gradient_blocks, **group_settings(config)}
     version = f"diagnostics/{_VERSION} {config.model.dtype}"
     wanted = replace(fingerprint(config, table, prompts), signal_version=version)
     return Origin(signal="diagnostics", fingerprint=wanted, settings=settings)
@@ -135,9 +136,9 @@ def conclusions(findings: list[Finding]) -> list[str]:
             share = "moves with" if plain.is_clear else "is not seen to move with"
             text = f"Angle concentration {share} {what}: {_interval(plain)}."
         elif partial.is_clear:
-            text = f"Angle concentration says more of {what} than length does: {_interval(partial)} given length."
+            text = f"Angle concentration tells something of {what} that length does not: {_interval(partial)}."
         else:
-            text = f"Angle concentration is not seen to say more of {what} than length does: {_interval(partial)}."
+            text = f"Angle concentration is not seen to tell more of {what} than length does: {_interval(partial)}."
         sentences.append(text)
     return sentences
 
@@ -148,11 +149,11 @@ def report(findings: list[Finding]) -> str:
     blocks = [f"Spearman, {LEVEL:.0%} bootstrap intervals of {RESAMPLES} resamples"]
     for against in dict.fromkeys(finding.against for finding in findings):
         found = [finding for finding in findings if finding.against == against]
-        title = f"{'against ' + against:<22}{'alone':<25}{'given prompt length':<25}"
+        title = f"{'against ' + against:<27}{'alone':<25}{'given prompt length':<25}"
         lines = [f"{title}({found[0].problems} problems)"]
         for finding in found:
             partial = "" if finding.partial is None else _interval(finding.partial)
-            lines.append(f"  {finding.signal:<20}{_interval(finding.plain):<25}{partial}".rstrip())
+            lines.append(f"  {finding.signal:<25}{_interval(finding.plain):<25}{partial}".rstrip())
         blocks.append("\n".join([*lines, next(said)]))
     return "\n" + "\n\n".join(blocks)
 

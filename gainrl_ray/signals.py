@@ -19,7 +19,8 @@ from gainrl_ray.algo.static_scores import alignment_score
 from gainrl_ray.config import Config
 from gainrl_ray.config_signals import SignalName
 from gainrl_ray.console import table as console_table
-from gainrl_ray.data.problems import ProblemTable, prepare_problems
+from gainrl_ray.data.problem_table import ProblemTable
+from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.signal_store import Origin, StoredArray, find_signal, keep_signal
 from gainrl_ray.errors import ConfigError
@@ -102,20 +103,29 @@ def signal_origin(config: Config, table: ProblemTable, prompts: PromptBuilder, s
     )
 
 
-def sampling_settings(config: Config) -> dict[str, Any]:
+def _sampling_settings(config: Config) -> dict[str, Any]:
     """What graded completions of a model's problems depend on beside the model and the problems."""
     rollout = config.rollout.model_dump(mode="json", include={"temperature", "top_p", "max_new_tokens", "stop"})
     reward = config.reward.model_dump(mode="json", include={"function", "correct", "wrong"})
     return {"samples": config.signals.samples, "seed": config.run.seed, **rollout, "reward": reward}
 
 
+def group_settings(config: Config) -> dict[str, Any]:
+    """What the gradients of graded completions depend on beside them, and what those depend on."""
+    loss = config.loss.model_dump(mode="json", include={"advantage_std", "normalisation", "truncated"})
+    return {**_sampling_settings(config), "loss": loss}
+
+
 def sample(config: Config, table: ProblemTable, rows: range | np.ndarray, folder: Storage, say: Say) -> pa.Table:
     """The graded completions of `rows`, as `sample_problems` describes them; says what it asks of the cluster."""
     check_positions(config)
-    say(preflight(budget(config)[1:], cluster_supply(), config.ray.autoscaling))
-    say(f"sampling {config.signals.samples} completions of each of {len(rows):,} problems with {config.model.path}")
-    tell = partial(Progress(say).tell, _SAMPLED, total=len(rows))
-    return sample_problems(config, table, [int(row) for row in rows], folder, tell)
+
+    def begin(problems: int) -> None:
+        say(preflight(budget(config)[1:], cluster_supply(), config.ray.autoscaling))
+        say(f"sampling {config.signals.samples} completions of each of {problems:,} problems with {config.model.path}")
+
+    tell = partial(Progress(say).tell, _SAMPLED)
+    return sample_problems(config, table, [int(row) for row in rows], folder, begin=begin, tell=tell)
 
 
 def measure_problems(config: Config, problems: str, measure: Measure, size: int, work: Storage, say: Say) -> pa.Table:
@@ -186,14 +196,12 @@ def _at_warm_model(config: Config, prompts: PromptBuilder) -> Config:
 def _settings(config: Config, signal: SignalName) -> dict[str, Any]:
     signals = config.signals
     if signal == "pass_rate":
-        return sampling_settings(config)
+        return _sampling_settings(config)
     if signal == "gold_likelihood":
         return {"before": signals.gold_before}
     if signal == "embedding":
         return {"size": signals.embedding_size}
-    loss = config.loss.model_dump(mode="json", include={"advantage_std", "normalisation", "truncated"})
-    size = {"blocks": signals.gradient_blocks, "side": signals.gradient_side}
-    return {**sampling_settings(config), **size, "loss": loss}
+    return {"blocks": signals.gradient_blocks, "side": signals.gradient_side, **group_settings(config)}
 
 
 def _pass_rate(config: Config, table: ProblemTable, prompts: PromptBuilder, say: Say) -> np.ndarray:

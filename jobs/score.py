@@ -1,7 +1,7 @@
 """Score a dataset: `python jobs/score.py [--signal=NAME[,NAME]] [--diagnose] [--config NAME] [--key=value]`.
 
-Signals: angle (when nothing is asked), pass_rate, gold_likelihood, gradient_alignment, embedding. `--diagnose` tells, on
-a sample of the problems, whether they say more than the prompts' lengths do."""
+Signals: angle (when nothing is asked), pass_rate, gold_likelihood, gradient_alignment, embedding. `--diagnose` tells,
+on a sample of the problems, whether they say more than the prompts' lengths do."""
 
 import sys
 from pathlib import Path

@@ -28,13 +28,20 @@ def evaluate_model(config: Config, heldout: ProblemTable) -> dict[str, float]:
 
 
 def sample_problems(
-    config: Config, table: ProblemTable, rows: Sequence[int], folder: Storage, tell: Callable[[int], None]
+    config: Config,
+    table: ProblemTable,
+    rows: Sequence[int],
+    folder: Storage,
+    *,
+    begin: Callable[[int], None],
+    tell: Callable[[int], None],
 ) -> pa.Table:
     """`signals.samples` graded completions of `config.model` for each of `rows`, by rising row.
 
     Columns: row, problem_id, question, completions (lists of token ids), is_whole (ended by the model itself), rewards,
     accuracy (share graded correct). Blocks of `signals.block_problems` are kept in `folder`, and those that are there
-    are not sampled again; `tell` is given the number of problems sampled so far.
+    are not sampled again. `begin` is given the number of problems left to sample, where there are any, before engines
+    start; `tell` the number of those sampled so far, block by block.
 
     Raises:
         DeadlineError: it took longer than `signals.deadline_s`; finished blocks are kept.
@@ -43,16 +50,19 @@ def sample_problems(
     blocks = {f"{rows[start]}-{size}.parquet": rows[start : start + size] for start in range(0, len(rows), size)}
     missing = sorted(set(blocks) - set(folder.list()), key=lambda name: blocks[name][0])
     if missing:
+        begin(sum(len(blocks[name]) for name in missing))
+        done = 0
         with _serving(config, table) as generator:
-            for done, name in enumerate(missing):
+            for place, name in enumerate(missing):
                 if time.monotonic() - started > config.signals.deadline_s:
                     raise DeadlineError(
                         f"sampling did not finish within signals.deadline_s = {config.signals.deadline_s:g} s: "
-                        f"{len(missing) - done} of {len(blocks)} blocks of {size} problems are missing; finished ones "
+                        f"{len(missing) - place} of {len(blocks)} blocks of {size} problems are missing; finished ones "
                         "are kept, the same command continues"
                     )
                 folder.write_table(name, _sampled(generator, table, blocks[name], config.signals.samples))
-                tell(min(size * (done + 1), len(rows)))
+                done += len(blocks[name])
+                tell(done)
     return pa.concat_tables(folder.read_table(name) for name in blocks)
 
 

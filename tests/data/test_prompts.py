@@ -341,3 +341,15 @@ def test_a_builder_crosses_processes(llama: Any) -> None:
     copied = pickle.loads(pickle.dumps(builder))
     assert copied.digest == builder.digest
     assert copied.build(problem("What is 3+4?")) == builder.build(problem("What is 3+4?"))
+
+
+def test_continuations_tell_the_text_from_what_stands_before_it(tiny_model_config: ModelConfig) -> None:
+    tokenizer = load_tokenizer(tiny_model_config)
+    builder = PromptBuilder(tokenizer, PromptConfig())
+    before = "The answer is \\boxed{"
+    found = builder.continuations(before, ["7", "129", "x + 1"])
+    for (token_ids, count), text in zip(found, ["7", "129", "x + 1"], strict=True):
+        assert tokenizer.decode(token_ids) == before + text
+        assert tokenizer.decode(token_ids[-count:]) == text
+    assert builder.continuations("", ["12"])[0][1] == len(tokenizer("12")["input_ids"])
+    assert builder.continuations(before, []) == []
