@@ -30,14 +30,14 @@ def predict(queries: np.ndarray, references: np.ndarray, values: np.ndarray) -> 
     width stands for their scale. A falling line is taken as none: predictions of a value from the others' mean fall
     with it even where the vectors say nothing.
     """
-    centre = references.mean(axis=0)
+    centre = references.mean(axis=0, dtype=np.float64)
     keys = _unit(references - centre)
     among = keys @ keys.T
     tried = [_without_itself(among, values, width) for width in WIDTHS]
     best = int(np.argmin([np.square(predicted - values).sum() for predicted in tried]))
     slope, start = _line(tried[best], values)
     error = float(np.sqrt(np.square(start + slope * tried[best] - values).mean()))
-    found = _attention(_unit(queries - centre) @ keys.T, WIDTHS[best]) @ values
+    found = _attended(_unit(queries - centre) @ keys.T, values, WIDTHS[best])
     return Prediction(np.clip(start + slope * found, 0.0, 1.0), WIDTHS[best], slope, error)
 
 
@@ -45,13 +45,15 @@ def _without_itself(cosines: np.ndarray, values: np.ndarray, width: float) -> np
     """Each reference's value from the others, [refs]."""
     others = cosines.copy()
     np.fill_diagonal(others, -np.inf)
-    return _attention(others, width) @ values
+    return _attended(others, values, width)
 
 
-def _attention(cosines: np.ndarray, width: float) -> np.ndarray:
-    """Weights, [queries, refs], each row with sum 1."""
-    weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / width)
-    return weights / weights.sum(axis=1, keepdims=True)
+def _attended(cosines: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
+    """Means of `values`, [queries], with weights softmax(cosines / width), of [queries, refs]."""
+    weights = cosines - cosines.max(axis=1, keepdims=True)
+    weights /= width
+    np.exp(weights, out=weights)
+    return (weights @ values.astype(np.float32)).astype(np.float64) / weights.sum(axis=1)
 
 
 def _line(inputs: np.ndarray, outputs: np.ndarray) -> tuple[float, float]:
@@ -63,7 +65,8 @@ def _line(inputs: np.ndarray, outputs: np.ndarray) -> tuple[float, float]:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1, in float64; zero stays zero."""
-    vectors = vectors.astype(np.float64)
+    """Vectors of length 1, in float32, which halves the time of all that follows; zero stays zero."""
+    vectors = vectors.astype(np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1.0)
+    vectors /= np.where(lengths > 0, lengths, 1.0)
+    return vectors

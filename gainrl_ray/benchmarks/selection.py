@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from gainrl_ray.algo.permutation import Permutation
 from gainrl_ray.benchmarks.timing import Spread, machine
 from gainrl_ray.config_curricula import CurriculumConfig
-from gainrl_ray.curricula.base import Order
+from gainrl_ray.curricula.base import Columns, Order
 from gainrl_ray.curricula.problem_state import Column, ProblemState
 from gainrl_ray.curricula.registry import build_strategy, strategy_class
 from gainrl_ray.types import SlotOutcome, StepOutcome
@@ -27,11 +27,19 @@ CASES: dict[str, dict[str, Any]] = {
     "gain, sigma N/10": {"name": "gain", "sigma": 0.1, "mu_start": 0.5},
     "length, sigma 1000": {"name": "length"},
     "length, sigma N/10": {"name": "length", "sigma": 0.1, "mu_start": 0.5},
+    "pass_rate, sigma N/10": {"name": "pass_rate", "sigma": 0.1, "mu_start": 0.5},
+    "external, sigma N/10": {"name": "external", "path": "order.parquet", "sigma": 0.1, "mu_start": 0.5},
     "uniform": {"name": "uniform"},
     "sequential": {"name": "sequential"},
+    "adarft": {"name": "adarft", "start": 0.5},
+    "bandit, MoPPS": {"name": "bandit"},
+    "bandit, BOTS": {"name": "bandit", "rule": "bots"},
+    "dps": {"name": "dps"},
+    "dots, 64 numbers a problem": {"name": "dots"},
 }
 STATE = "state of each problem, top and write"
-_CHUNK = 1 << 20  # ranks of an order made at a time
+_CHUNK = 1 << 20  # rows of a file made at a time
+_EMBEDDING = 64  # numbers of a problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,38 +78,64 @@ def run(sizes: list[int], count: int, rounds: int) -> dict[str, Any]:
     rows: dict[str, dict[str, Cost]] = {name: {} for name in (*CASES, STATE)}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="gainrl-") as folder:
-            path = Path(folder) / "order.npy"
-            _write_order(path, size)
+            files = _Files(Path(folder), size)
+            files.write()
             for name, settings in CASES.items():
                 config = TypeAdapter(CurriculumConfig).validate_python(settings)
-                rows[name][f"{size:,}"] = _strategy_cost(config, path, size, min(count, size), rounds)
+                rows[name][f"{size:,}"] = _strategy_cost(config, files, min(count, size), rounds)
         rows[STATE][f"{size:,}"] = _state_cost(size, min(count, size), rounds)
     title = f"{count:,} problems a step: ms of select + observe, median (min-max), bytes of checkpoint, bytes held"
     return {title: Table(rows), "machine": machine("numpy")}
 
 
-def _write_order(path: Path, size: int) -> None:
-    """An .npy file of a shuffled order, made and written in parts."""
-    order = np.lib.format.open_memmap(path, "w+", np.int32 if size < 2**31 else np.int64, (size,))
-    shuffle = Permutation(size, 0, "benchmark order")
-    for start in range(0, size, _CHUNK):
-        order[start : start + _CHUNK] = shuffle(np.arange(start, min(start + _CHUNK, size)))
-    order.flush()
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What strategies are given, mapped from .npy files that are made and written in parts."""
+
+    folder: Path
+    size: int
+
+    def write(self) -> None:
+        """A shuffled order, difficulties that rise along it, and numbers of which embeddings are made."""
+        shuffle = Permutation(self.size, 0, "benchmark order")
+        self._write("order", np.int32 if self.size < 2**31 else np.int64, self.size, shuffle)
+        self._write("difficulty", np.float32, self.size, lambda rows: shuffle.inverse(rows) / self.size)
+        noise = Permutation(self.size + _EMBEDDING, 0, "benchmark embeddings")
+        self._write("noise", np.int32, self.size + _EMBEDDING - 1, noise)
+
+    def order(self) -> np.ndarray:
+        """[N] rows."""
+        return self._map("order")
+
+    def columns(self) -> Columns:
+        """The embedding of row r is the numbers r, r + 1, .. of the noise: all differ, in few bytes."""
+        embedding = np.lib.stride_tricks.sliding_window_view(self._map("noise"), _EMBEDDING)
+        return {"difficulty": self._map("difficulty"), "embedding": embedding}
+
+    def _map(self, name: str) -> np.ndarray:
+        return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
+
+    def _write(self, name: str, dtype: Any, size: int, values: Callable[[np.ndarray], np.ndarray]) -> None:
+        file = np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", dtype, (size,))
+        for start in range(0, size, _CHUNK):
+            stop = min(start + _CHUNK, size)
+            file[start:stop] = values(np.arange(start, stop))
+        file.flush()
 
 
-def _strategy_cost(config: CurriculumConfig, path: Path, size: int, count: int, rounds: int) -> Cost:
+def _strategy_cost(config: CurriculumConfig, files: _Files, count: int, rounds: int) -> Cost:
     def steps() -> Generator[Any, None, None]:
         """The strategy, and then the seconds of each step."""
         mapped = strategy_class(config).signal != "none"
-        order: Order = np.asarray(np.load(path, mmap_mode="r")) if mapped else range(size)
-        strategy = build_strategy(config, order=order, seed=0)
+        order: Order = files.order() if mapped else range(files.size)
+        strategy = build_strategy(config, order=order, seed=0, columns=files.columns())
         yield strategy
         for step in range(rounds + 1):
             started = time.perf_counter()
             rows = strategy.select(step, count)
             selected = time.perf_counter()
             slots = (
-                SlotOutcome(slot=slot, row=int(row), completions=8, accuracy=0.6, angle=0.4)
+                SlotOutcome(slot=slot, row=int(row), completions=8, accuracy=int(row) % 9 / 8, angle=0.4)
                 for slot, row in enumerate(rows)
             )
             outcome = StepOutcome(step=step, slots=tuple(slots))

@@ -74,7 +74,11 @@ class CheckedStrategy:
 
     def _rows(self, method: str, rows: Any, least: int, most: int, drawn: np.ndarray) -> np.ndarray:
         """The rows, or a ConfigError that says what is wrong with them."""
-        found, size = np.asarray(rows), self._strategy.size
+        size = self._strategy.size
+        try:
+            found = np.asarray(rows)
+        except ValueError as error:
+            raise self._error(method, f"returned a {type(rows).__name__} that is no array: {error}") from error
         if found.ndim != 1 or found.dtype.kind not in "iu":
             raise self._error(method, f"returned {found.dtype} of shape {found.shape}, expected whole numbers, [count]")
         distinct, times = np.unique(found, return_counts=True)
