@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from gainrl_ray.config import Config
+from gainrl_ray.config_curricula import ExternalConfig
 from gainrl_ray.config_fields import all_fields, help_text, nearest_key, render, sections
 from gainrl_ray.config_layers import Layer, did_you_mean, flatten, merge, resolve, yaml_layer, yaml_text, yaml_value
 from gainrl_ray.errors import ConfigError
@@ -45,12 +46,14 @@ def load_config(argv: Sequence[str], *, presets: Path, base: Path | None = None)
         print(page)
         sys.exit(0)
     config = resolve([*layers, Layer("on the command line", _override_tree(arguments.overrides))])
-    paths = {
+    paths: dict[str, Any] = {
         "run": {"storage": _local(config.run.storage, base, always=True)},
         "model": {"path": _local(config.model.path, base)},
         "data": {name: {"path": _local(getattr(config.data, name).path, base)} for name in ("train", "heldout")},
         "signals": {"warm_model": config.signals.warm_model and _local(config.signals.warm_model, base)},
     }
+    if isinstance(config.curriculum, ExternalConfig):
+        paths["curriculum"] = {"path": _local(config.curriculum.path, base, always=True)}
     return resolve([Layer("", config.model_dump(mode="json")), Layer("", paths)])
 
 

@@ -166,6 +166,32 @@ class DataConfig(Node):
     """Prompt format."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A row that cannot be used stops the run (`error`) or is reported, counted and left out (`skip`)."""
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Train on a random part of data.train, a fraction of its problems; run.seed says which ones."""
+    keep: str | None = None
+    """Train on the best of that part by `keep_by`: top:1000 or bottom:1000 problems, or a fraction as in top:0.1."""
+    keep_by: Literal["pass_rate", "gold_likelihood", "gradient_alignment", "angle", "label"] | None = None
+    """What `keep` goes by: a `pass_rate` p as p(1-p), highest where half of the attempts succeed; a `gold_likelihood` s
+    as 1-(s-mean)^2, highest near the mean; `gradient_alignment`, `angle` and the difficulty `label` as they are."""
+
+    @field_validator("keep")
+    @classmethod
+    def _is_a_rule(cls, keep: str | None) -> str | None:
+        if keep is not None and not re.fullmatch(r"(top|bottom):(\d+|[01]?\.\d+)", keep, re.ASCII):
+            raise ValueError(
+                f"received {keep!r}; accepted: top: or bottom: and a number of problems, or a fraction of them with a "
+                "decimal point, as in top:1000 or bottom:0.1"
+            )
+        return keep
+
+    @model_validator(mode="after")
+    def _keeps_by_something(self) -> "DataConfig":
+        if (self.keep is None) != (self.keep_by is None):
+            raise ValueError(
+                f"keep is {self.keep!r} and keep_by {self.keep_by!r}: set both, as in keep=top:0.1 and "
+                "keep_by=pass_rate, or neither"
+            )
+        return self
 
 
 class ScoringConfig(Node):
@@ -173,8 +199,6 @@ class ScoringConfig(Node):
 
     diagonal: bool = True
     """Include the i = j terms of C_intra, as the paper does; they favour short questions."""
-    residual: bool = False
-    """Sort by the score's residual after a linear regression on log prompt tokens."""
     descending: bool = True
     """Most concentrated problem first, as the paper does."""
     batch_tokens: PositiveInt = 16384

@@ -56,9 +56,9 @@ class ExternalConfig(ControllerConfig):
 
     name: Literal["external"] = "external"  # pyright: ignore[reportIncompatibleVariableOverride]
     path: str = ""
-    """The file of the order: parquet, json or .pt."""
+    """The file of the order: row numbers or problem ids, the first to train, as .parquet, .json, .npy or .pt."""
     key: str | None = None
-    """Column (parquet) or key (json) that holds the order; none = the file's only one."""
+    """Column (.parquet) or key (.json, .pt) that holds the order; none = the file's only column, or a plain list."""
 
     @field_validator("path")
     @classmethod

@@ -16,11 +16,11 @@ from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.algo.angles import spearman, without_diagonal
 from gainrl_ray.config import Config
 from gainrl_ray.console import table as console_table
-from gainrl_ray.data.orders import StoredOrder, keep_order
+from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problem_table import ProblemTable, RowReport
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.data.scored_index import MANIFEST_FILE, Fingerprint, Manifest, ScoredIndex
+from gainrl_ray.data.scored_index import MANIFEST_FILE, AngleSignal, Fingerprint, Manifest, ScoredIndex
 from gainrl_ray.errors import DataError
 from gainrl_ray.model.loading import check_model, model_digest
 from gainrl_ray.model.prefill import SIGNAL_VERSION
@@ -78,8 +78,11 @@ def scoring_shares(config: Config, wanted: Fingerprint) -> tuple[Share, ...]:
     return scoring_share(config), side_share(folder.child(_WORK))
 
 
-def ensure_order(config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print) -> StoredOrder:
-    """The rows of `table`, the first to be trained first; scored now when `<storage>/indexes` does not hold them.
+def ensure_order(
+    config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print, signal: AngleSignal = "angle"
+) -> StoredOrder:
+    """The rows of `table` by a signal, the first to be trained first; its whole dataset is scored now when
+    `<storage>/indexes` does not hold it.
 
     `wanted`: as `fingerprint` gives it.
 
@@ -91,15 +94,25 @@ def ensure_order(config: Config, table: ProblemTable, wanted: Fingerprint, say: 
         DeadlineError: scoring took longer than `scoring.deadline_s`.
         DataError: scores that are not finite, with their problem ids.
     """
-    folder, name = _folder(config, wanted), ScoredIndex.order_name(config.scoring)
+    folder, name = _folder(config, wanted), ScoredIndex.order_name(config.scoring, signal)
     if not (folder.exists(MANIFEST_FILE) and folder.exists(name)):
-        index = _find_or_make(config, table, wanted, Progress(say)).index
-        return keep_order(folder, name, len(table), lambda: index.order(config.scoring))
+        index = ensure_index(config, table, wanted, say)
+        return table.keep_order(folder, name, lambda: index.order(config.scoring, signal))
     manifest = Manifest.read(folder)
-    manifest.check(wanted, len(table))
+    manifest.check(wanted, len(table.whole))
     correlation = f"Spearman with prompt tokens: {manifest.length_correlation:+.3f}"
-    say(f"order of {len(table):,} problems found; {correlation}; {folder.child(name).uri}")
-    return keep_order(folder, name, len(table), lambda: ScoredIndex.load(folder).order(config.scoring))
+    say(f"order of {len(table.whole):,} problems found; {correlation}; {folder.child(name).uri}")
+    return table.keep_order(folder, name, lambda: ScoredIndex.load(folder).order(config.scoring, signal))
+
+
+def ensure_index(config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print) -> ScoredIndex:
+    """The scored index of the whole dataset behind `table`, under the conditions of `ensure_order`.
+
+    Raises: ResourceError too, when it has to be scored and the cluster is too small for that.
+    """
+    if shares := scoring_shares(config, wanted):
+        preflight(shares, cluster_supply(), config.ray.autoscaling)
+    return _find_or_make(config, table.whole, wanted, Progress(say)).index
 
 
 def fingerprint(config: Config, table: ProblemTable, prompts: PromptBuilder) -> Fingerprint:

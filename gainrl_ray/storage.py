@@ -95,8 +95,13 @@ class Storage:
 
     def read_text(self, name: str) -> str:
         """The text of a UTF-8 file."""
+        with self._naming(name):
+            return self.read_bytes(name).decode()
+
+    def read_bytes(self, name: str) -> bytes:
+        """The bytes of a file."""
         with self._naming(name), self.filesystem.open_input_stream(self._at(name), compression=None) as stream:
-            return stream.read().decode()
+            return stream.read()
 
     def write_text(self, name: str, text: str) -> None:
         """Write or replace a UTF-8 file."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gainrl_ray.actors.learner import MODEL_FOLDER
 from gainrl_ray.actors.resources import budget, preflight, shortage
@@ -12,18 +12,17 @@ from gainrl_ray.cli import config_from_yaml, diff_configs, to_yaml
 from gainrl_ray.config import Config
 from gainrl_ray.console import table
 from gainrl_ray.curricula.registry import strategy_class
-from gainrl_ray.data.orders import StoredOrder
+from gainrl_ray.data.parts import part_size
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.data.scored_index import Fingerprint
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.liger import check_liger
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.model.lora import check_peft
 from gainrl_ray.rewards.runner import RewardRunner
-from gainrl_ray.scoring import ensure_order, fingerprint, scoring_shares
+from gainrl_ray.selection_inputs import ensure_inputs, ensure_part, shares_beside_engines
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
@@ -60,12 +59,16 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     check_trackers(config.tracking)
     check_peft(config.lora)
     check_liger(config.learner)
-    RewardRunner(config.reward).close()  # a function that cannot be imported is refused before anything starts
+    # What a user brings along and cannot be imported is refused before anything starts.
+    RewardRunner(config.reward).close()
+    strategy_class(config.curriculum)
     storage = open_run(config, run_name)
     tables = _tables(config, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
-    storage.write_text(CONFIG_FILE, to_yaml(config))
-    stopped = _run(config, run_name, tables, say)
+    started = _steps_done(storage) > 0
+    part = ensure_part(config, tables.train, tables.prompts, storage, started=started, say=say)
+    tables = replace(tables, train=part)
+    stopped = _run(config, run_name, tables, storage, say)
     return RunSummary(
         name=run_name,
         folder=storage.uri,
@@ -83,7 +86,7 @@ def open_run(config: Config, run_name: str) -> Storage:
         ConfigError: the folder holds a finished run, or one with another config.
     """
     storage = Storage(config.run.storage).child(run_name)
-    done = max((record["step"] for record in read_metrics(storage)), default=0)
+    done = _steps_done(storage)
     if done == 0:
         return storage
     stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=storage.child(CONFIG_FILE).uri)
@@ -101,6 +104,10 @@ def open_run(config: Config, run_name: str) -> Storage:
             "or give another --run.name"
         )
     return storage
+
+
+def _steps_done(storage: Storage) -> int:
+    return max((record["step"] for record in read_metrics(storage)), default=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,45 +130,32 @@ def _tables(config: Config, say: Say) -> Tables:
         table = prepare_problems(source, prompts=prompts, on_bad_row=config.data.on_bad_row, storage=storage)
         say(f"{name}: {table.report}")
         tables.append(table)
-    count = config.rollout.problems_per_step
-    if count > len(tables[0]):
+    count, size = config.rollout.problems_per_step, part_size(config.data, len(tables[0]))
+    if count > size:
+        chosen = "" if size == len(tables[0]) else f", of which data.fraction and data.keep leave {size}"
         raise ConfigError(
-            f"rollout.problems_per_step is {count} and data.train has {len(tables[0])} problems: "
+            f"rollout.problems_per_step is {count} and data.train has {len(tables[0])} problems{chosen}: "
             "lower the first or give more problems"
         )
     return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
-def _run(config: Config, run_name: str, tables: Tables, say: Say) -> bool:
-    """Find or make the order and train; the actors start beside the scoring where both fit on the cluster."""
-    wanted = _wanted_index(config, tables)
-    scoring = scoring_shares(config, wanted) if wanted else ()
+def _run(config: Config, run_name: str, tables: Tables, storage: Storage, say: Say) -> bool:
+    """Find or make the strategy's inputs and train; the actors start beside that where both fit on the cluster."""
+    train, supply = tables.train, cluster_supply()
+    scoring = shares_beside_engines(config, train, tables.prompts)
     if scoring:
-        preflight(scoring, cluster_supply(), config.ray.autoscaling)
-    order = None
-    if shortage((*budget(config), *scoring), cluster_supply()) is not None:
-        order = _order(config, tables, wanted, say)
-    run = TrainingRun(config, run_name, train=tables.train, heldout=tables.heldout, pad_id=tables.pad_id)
+        preflight(scoring, supply, config.ray.autoscaling)
+    inputs = None
+    if scoring is None or shortage((*budget(config), *scoring), supply) is not None:
+        inputs = ensure_inputs(config, train, tables.prompts, say)
+    run = TrainingRun(config, run_name, train=train, heldout=tables.heldout, pad_id=tables.pad_id)
     try:
-        return run.train(_order(config, tables, wanted, say) if order is None else order, say)
+        inputs = inputs or ensure_inputs(config, train, tables.prompts, say)
+        storage.write_text(CONFIG_FILE, to_yaml(config))  # not before: what cannot start leaves the run as it was
+        return run.train(inputs.order, inputs.columns, say)
     finally:
         run.close()
-
-
-def _wanted_index(config: Config, tables: Tables) -> Fingerprint | None:
-    """What the scored index is to be made from; None when the curriculum needs no scores."""
-    if strategy_class(config.curriculum).signal != "angle":
-        return None
-    return fingerprint(config, tables.train, tables.prompts)
-
-
-def _order(config: Config, tables: Tables, wanted: Fingerprint | None, say: Say) -> StoredOrder | range:
-    """Dataset rows in the order that the strategy's signal gives."""
-    if wanted is not None:
-        return ensure_order(config, tables.train, wanted, say)
-    if strategy_class(config.curriculum).signal == "length":
-        return tables.train.length_order(descending=getattr(config.curriculum, "descending", False))
-    return range(len(tables.train))
 
 
 def summary(run: RunSummary) -> str:

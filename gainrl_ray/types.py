@@ -3,9 +3,10 @@
     Problem -> Prompt -> AngleScore -> Window -> SampleRequest -> Completion -> RolloutGroup
             -> GradedGroup -> MicroBatch / RankBatch -> UpdateReport -> StepOutcome
 
-A *row* is a problem's position in the canonical dataset (0..N-1): strategies select rows, the curriculum actor
-maps them to problem ids. A *slot* is a place in a step's window (0..problems_per_step-1); slots, not problem ids,
-identify groups, since a problem may be shown twice.
+A *row* is a problem's position (0..N-1) among those that a run is trained on, the canonical dataset or the part of it
+that data.fraction and data.keep leave: strategies select rows, the curriculum actor maps them to problem ids. A *slot*
+is a place in a step's window (0..problems_per_step-1); slots, not problem ids, identify groups, since a problem may be
+shown twice.
 """
 
 from dataclasses import dataclass

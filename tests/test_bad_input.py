@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -9,9 +10,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from gainrl_ray.model.loading import TINY_FOLDER
+from gainrl_ray.cli import load_config
+from gainrl_ray.data.problems import prepare_problems
+from gainrl_ray.data.prompts import PromptBuilder
+from gainrl_ray.data.scored_index import Manifest
+from gainrl_ray.model.loading import TINY_FOLDER, check_model
+from gainrl_ray.scoring import INDEXES, fingerprint
+from gainrl_ray.storage import Storage
 
 JOBS = Path(__file__).parents[1] / "jobs"
 
@@ -48,6 +57,31 @@ def broken_weights(folder: Path) -> str:
     return argument
 
 
+def order(folder: Path, content: list[Any] | None) -> list[str]:
+    """Arguments for 40 problems in the order of a file with this content."""
+    if content is not None:
+        text_file(folder, "order.json", json.dumps(content))
+    path = f"--curriculum.path={folder}/order.json"
+    return [rows(folder, *map(row, range(40))), "--curriculum.name=external", path]
+
+
+def planted_index(folder: Path, c_intra: list[float]) -> list[str]:
+    """Arguments for 40 problems whose scored index is there, with these values for the first of them."""
+    data = rows(folder, *map(row, range(40)))
+    config = load_config([f"--run.storage={folder}/runs", data], presets=JOBS / "configs")
+    prompts = PromptBuilder(check_model(config.model), config.data.prompt)
+    storage = Storage(config.run.storage)
+    table = prepare_problems(config.data.train, prompts=prompts, on_bad_row="error", storage=storage)
+    wanted, count = fingerprint(config, table, prompts), len(c_intra)
+    index = storage.child(INDEXES, wanted.digest)
+    columns = {name: np.full(count, value) for name, value in (("c_inter", 0.1), ("score", 0.1))}
+    columns |= {name: np.full(count, 9) for name in ("prompt_tokens", "question_tokens")}
+    columns |= {"problem_id": table.ids[:count], "row": np.arange(count), "c_intra": np.array(c_intra)}
+    index.write_table("scores.parquet", pa.table(columns))
+    index.write_text("manifest.json", Manifest(wanted, count, 0.0).as_json())
+    return [data]
+
+
 def text_file(folder: Path, name: str, text: str) -> Path:
     (folder / name).write_text(text)
     return folder / name
@@ -63,7 +97,10 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "out of range": (lambda d: ["--rollout.top_p=1.5"], r"rollout\.top_p.*1\.5"),
     "not finite": (lambda d: ["--optimizer.lr=.inf"], r"optimizer\.lr"),
     "mistyped choice": (lambda d: ["--loss.ratio=tokn"], r"loss\.ratio.*tokn.*token"),
-    "unknown curriculum": (lambda d: ["--curriculum.name=gane"], r"gane.*gain"),
+    "unknown curriculum": (
+        lambda d: ["--curriculum.name=gane"],
+        r"gane.*accepted: gain \| length \| .*uniform \| sequential.*did you mean gain\?",
+    ),
     "not an option": (lambda d: ["steps=3"], r"steps=3"),
     "unknown preset": (lambda d: ["--config", "demmo"], r"demmo.*demo"),
     "missing config file": (lambda d: ["--config", f"{d}/none.yaml"], r"none\.yaml"),
@@ -106,6 +143,69 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "fewer problems than a step needs": (
         lambda d: [rows(d, row(0), row(1))],
         r"problems_per_step is 32 and data\.train has 2 problems",
+    ),
+    "labels that are not there": (
+        lambda d: [rows(d, row(0), row(1)), "--data.train.difficulty_column=levle"],
+        r"no column 'levle'.*set data\.train\.difficulty_column",
+    ),
+    "a label that is no number": (
+        lambda d: [rows(d, row(0, level="hard")), "--data.train.difficulty_column=level"],
+        r"train\.jsonl line 1: the difficulty in column 'level' is 'hard', not a finite number",
+    ),
+    # parts of the data
+    "fraction above one": (lambda d: ["--data.fraction=1.5"], r"data\.fraction: received 1\.5.*accepted: number"),
+    "fraction of no problem": (
+        lambda d: ["--data.fraction=0.0001"],
+        r"data\.fraction is 0\.0001, of 2000 problems that is none: raise it or give more problems",
+    ),
+    "unknown rule of what to keep": (
+        lambda d: ["--data.keep=best:5", "--data.keep_by=angle"],
+        r"data\.keep: received 'best:5'; accepted: top: or bottom: and a number.*as in top:1000 or bottom:0\.1",
+    ),
+    "unknown signal to keep by": (
+        lambda d: ["--data.keep=top:5", "--data.keep_by=angel"],
+        r"data\.keep_by: received 'angel'.*pass_rate \|.*did you mean angle",
+    ),
+    "nothing to keep by": (lambda d: ["--data.keep=top:5"], r"keep is 'top:5' and keep_by None: set both"),
+    "more to keep than there are": (
+        lambda d: ["--data.keep=top:1001", "--data.keep_by=label", "--data.fraction=0.5"],
+        r"data\.keep is top:1001, which is 1001 of 1000 problems: give 1 to 1000",
+    ),
+    "fewer problems kept than a step needs": (
+        lambda d: ["--data.keep=top:31", "--data.keep_by=label"],
+        r"problems_per_step is 32 and data\.train has 2000 problems, of which data\.fraction and data\.keep leave 31",
+    ),
+    "no labels to keep by": (
+        lambda d: [rows(d, *map(row, range(40))), "--data.keep=top:35", "--data.keep_by=label"],
+        r"40 of 40 problems have no difficulty label: p0, p1, p2, p3, p4, \.\.\.; name the column that holds them",
+    ),
+    "no labels to be chosen by": (
+        lambda d: [rows(d, *map(row, range(40))), "--curriculum.name=adarft", "--curriculum.difficulty=label"],
+        r"40 of 40 problems have no difficulty label: .*data\.train\.difficulty_column",
+    ),
+    # orders from files
+    "an order of no file": (lambda d: ["--curriculum.name=external"], r"curriculum.*give --curriculum\.path=FILE"),
+    "an order that is not there": (lambda d: order(d, None), r"order\.json does not exist: check the path"),
+    "an order of the wrong length": (
+        lambda d: order(d, list(range(39))),
+        r"order\.json has 39 entries and data\.train has 40 problems: use the order of this very dataset; accepted are",
+    ),
+    "an order that repeats problems": (
+        lambda d: order(d, [*range(39), 0]),
+        r"order\.json has 1 entries that come twice: 0; accepted are row numbers",
+    ),
+    "an order of unknown problems": (
+        lambda d: order(d, [f"x{number}" for number in range(40)]),
+        r"has 40 entries that are no rows 0\.\.39 or problem ids of data\.train: 'x0', .*'x4', \.\.\.; accepted are",
+    ),
+    # scores
+    "scores that are not finite": (
+        lambda d: planted_index(d, c_intra=[0.5] * 38 + [math.nan, math.inf]),
+        r"2 of 40 problems have a score that is not finite: check the model's weights and dtype; ids: p38, p39",
+    ),
+    "an index of no problems": (
+        lambda d: planted_index(d, c_intra=[]),
+        r"a scored index needs at least one problem: check the dataset",
     ),
     # model
     "missing model folder": (lambda d: [f"--model.path={d}/none"], r"none.*is no folder"),

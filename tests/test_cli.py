@@ -59,6 +59,9 @@ def test_relative_paths_start_at_the_base_folder(presets: Path, tmp_path: Path) 
     assert config.model.path == str(tmp_path / "model")
     assert config.data.train.path == str(tmp_path / "rows.jsonl")
     assert config.data.heldout.path == str(tmp_path / "absent.jsonl")
+    order = ["--curriculum.name=external", "--curriculum.path=order.json"]
+    config = load_config(order, presets=presets, base=tmp_path)
+    assert getattr(config.curriculum, "path", "") == str(tmp_path / "order.json")
 
 
 def test_names_and_uris_are_no_local_paths(presets: Path, tmp_path: Path) -> None:

@@ -108,11 +108,18 @@ def test_a_second_run_does_not_read_the_scores(report, config, table, prompts, m
 
 def test_orders_of_other_settings_are_other_files(report, config, table, prompts):
     tree = config.model_dump(mode="json")
-    tree["scoring"] |= {"diagonal": False, "residual": True, "descending": False}
+    tree["scoring"] |= {"diagonal": False, "descending": False}
     changed = Config.model_validate(tree)
-    order = ensure_order(changed, table, fingerprint(changed, table, prompts))
-    assert order.name == "order-ascending-without-diagonal-residual.npy"
-    assert order.open().tolist() == report.index.order(changed.scoring).tolist()
+    order = ensure_order(changed, table, fingerprint(changed, table, prompts), signal="angle_residual")
+    assert order.name == "order-ascending-without-diagonal-angle_residual.npy"
+    assert order.open().tolist() == report.index.order(changed.scoring, "angle_residual").tolist()
+
+
+def test_a_part_takes_its_order_from_the_whole_datasets_index(report, config, table, prompts):
+    rows = np.array([3, 10, 11, 40, 59])
+    order = ensure_order(config, table.part(rows), fingerprint(config, table, prompts)).open()
+    by_row = report.index.score[np.argsort(report.index.rows)]
+    assert order.tolist() == sorted(range(5), key=lambda place: -by_row[rows[place]])
 
 
 def test_new_scores_have_new_orders(report, config, table, prompts, tmp_path):

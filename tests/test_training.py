@@ -2,18 +2,21 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from whole_runs import STEPS, Finished, assert_alike, run, settings
 
-from gainrl_ray.errors import ConfigError, ResourceError
+from gainrl_ray.config import Config
+from gainrl_ray.errors import ConfigError, DataError, ResourceError
 from gainrl_ray.evaluation import evaluate
 from gainrl_ray.metrics import read_metrics
 from gainrl_ray.storage import Storage
@@ -137,6 +140,41 @@ def test_engines_that_share_the_learners_device_change_nothing(whole: Finished, 
     assert any("attempt 2" in line for line in turns.lines)
     assert_alike(turns, whole)
     assert all(seconds > 0 for seconds in turns.path("seconds/store")), "after every step the engine came first"
+
+
+def test_a_run_on_a_part_of_the_data_sees_that_part_alone(whole: Finished, folder: Path) -> None:
+    """Of a random half, 32 problems of levels 1 and 2, the 20 easiest, and of these the nearest to difficulty 0."""
+    config = settings(
+        folder,
+        run={"steps": 1},
+        data={"fraction": 0.5, "keep": "bottom:20", "keep_by": "label"},
+        evaluation={"every": 0, "samples": 0},
+    )
+    nearest = {"name": "adarft", "difficulty": "label"}
+    part = run(Config.model_validate(config.model_dump() | {"curriculum": nearest}), "part")
+    said = "train: 20 of these 64 problems: a random 0.5 (run.seed 0), of these bottom:20 by label"
+    assert said in part.lines
+    (rows,) = (np.load(path) for path in part.folder.glob("rows-*.npy"))
+    kept = [f"arithmetic-train-0-{1 + row % 2}-{row // 2}" for row in rows]  # levels in turn
+    assert len(kept) == 20
+    table = pq.read_table(part.folder / "rollouts/step_000000.parquet")
+    assert [kept[row] for row in table["row"].to_pylist()] == table["problem_id"].to_pylist()
+    ((_, drawn, _, _),) = part.history()
+    assert set(drawn) == set(table["problem_id"].to_pylist()) and len(drawn) == 6
+    assert all(name.startswith("arithmetic-train-0-1-") for name in drawn)
+
+
+def test_what_cannot_start_leaves_the_run_as_it_was(whole: Finished, tmp_path: Path) -> None:
+    """A finished run, to be continued by an order that is of another dataset."""
+    shutil.copytree(whole.folder, tmp_path / "whole")
+    (tmp_path / "order.json").write_text("[0, 1, 2]")
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "whole").rglob("*")) if path.is_file()}
+    order = {"name": "external", "path": str(tmp_path / "order.json")}
+    config = settings(tmp_path, run={"steps": STEPS + 1, "allow_changed": True})
+    broken = Config.model_validate(config.model_dump() | {"curriculum": order})
+    with pytest.raises(DataError, match=r"order\.json has 3 entries and data\.train has 64 problems"):
+        run(broken, "whole")
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "whole").rglob("*")) if path.is_file()} == before
 
 
 def test_what_cannot_be_placed_is_refused_at_once(folder: Path) -> None:

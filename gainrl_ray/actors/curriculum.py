@@ -1,6 +1,6 @@
 """The curriculum actor: owns the order of problems, the strategy and the ledger."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,12 @@ import numpy as np
 import ray
 
 from gainrl_ray.config_curricula import CurriculumConfig
-from gainrl_ray.curricula.base import Order
+from gainrl_ray.curricula.base import NO_COLUMNS, Column, Columns, Order
 from gainrl_ray.curricula.checked import CheckedStrategy
 from gainrl_ray.curricula.ledger import Ledger, LedgerEntry, SlotStatus
 from gainrl_ray.curricula.registry import build_strategy
 from gainrl_ray.data.orders import StoredOrder
+from gainrl_ray.data.signal_store import StoredArray
 from gainrl_ray.errors import StaleAttemptError
 from gainrl_ray.types import StepOutcome, Window
 
@@ -32,9 +33,16 @@ class Curriculum:
     `observe` are idempotent within an attempt: a step selected or observed before is answered as it was then.
     """
 
-    def __init__(self, config: CurriculumConfig, order: Order, problem_ids: Sequence[str], seed: int) -> None:
-        """`order[rank]` is a dataset row; `problem_ids[row]` its id."""
-        self._build = lambda: CheckedStrategy(build_strategy(config, order=order, seed=seed))
+    def __init__(
+        self,
+        config: CurriculumConfig,
+        order: Order,
+        problem_ids: Sequence[str],
+        seed: int,
+        columns: Columns = NO_COLUMNS,
+    ) -> None:
+        """`order[rank]` is a dataset row; `problem_ids[row]` its id, `columns[name][row]` what the strategy needs."""
+        self._build = lambda: CheckedStrategy(build_strategy(config, order=order, seed=seed, columns=columns))
         self._strategy = self._build()
         self._problem_ids = problem_ids
         self._ledger = Ledger()
@@ -113,12 +121,18 @@ class Curriculum:
 
 
 class _CurriculumProcess(Curriculum):
-    """The curriculum with its order mapped where it runs: nothing of the dataset's size is sent or held."""
+    """The curriculum with its arrays mapped where it runs: nothing of the dataset's size is sent or held."""
 
     def __init__(
-        self, config: CurriculumConfig, order: StoredOrder | range, problem_ids: Sequence[str], seed: int
+        self,
+        config: CurriculumConfig,
+        order: StoredOrder | range,
+        problem_ids: Sequence[str],
+        seed: int,
+        columns: Mapping[Column, StoredArray],
     ) -> None:
-        super().__init__(config, order if isinstance(order, range) else order.open(), problem_ids, seed)
+        opened: Columns = {name: array.open() for name, array in columns.items()}
+        super().__init__(config, order if isinstance(order, range) else order.open(), problem_ids, seed, opened)
 
 
 CurriculumActor: Any = ray.remote(num_cpus=0)(_CurriculumProcess)

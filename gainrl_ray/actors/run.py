@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,10 @@ from gainrl_ray.actors.pipeline_actor import PipelineActor
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
 from gainrl_ray.config import Config
+from gainrl_ray.curricula.base import Column
 from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problems import ProblemTable
+from gainrl_ray.data.signal_store import StoredArray
 from gainrl_ray.errors import GainrlError
 
 logger = logging.getLogger(__name__)
@@ -45,16 +47,17 @@ class TrainingRun:
         )
         self._control = Remote(self._pipeline, "pipeline", config.rollout.start_deadline_s)
 
-    def train(self, order: StoredOrder | range, say: Say) -> bool:
+    def train(self, order: StoredOrder | range, columns: Mapping[Column, StoredArray], say: Say) -> bool:
         """Run the learners to their end; True when the run was asked to stop before its last step.
 
-        `order` is over the rows of the training problems. Progress goes to `say`, line by line.
+        `order` and `columns` are over the rows of the training problems. Progress goes to `say`, line by line.
 
         Raises:
             GainrlError: what ended the run.
         """
         config = self._config
-        self._curriculum = CurriculumActor.remote(config.curriculum, order, self._problems.ids, config.run.seed)
+        ids, seed = self._problems.ids, config.run.seed
+        self._curriculum = CurriculumActor.remote(config.curriculum, order, ids, seed, columns)
         self._pipeline.use_curriculum_actor.remote(self._curriculum)  # runs before the learners' calls: they come later
         task = LearnerTask(
             config=config,

@@ -147,9 +147,12 @@ class ProblemTable:
         order = keep_order(folder, name, self.report.kept, make)
         if self._chosen is None:
             return order
-        rows = self.rows
-        name = f"{name.removesuffix('.npy')}-of-{self._chosen.name}"
-        return keep_order(folder, name, len(self), lambda: order_within(order.open(), rows))
+        rows = np.asarray(self._rows)
+        return keep_order(folder, self.file_name(name), len(self), lambda: order_within(order.open(), rows))
+
+    def file_name(self, name: str) -> str:
+        """`name`, of an .npy file about the whole dataset's rows, as it is for a file about this table's."""
+        return name if self._chosen is None else f"{name.removesuffix('.npy')}-of-{self._chosen.name}"
 
     def length_order(self, *, descending: bool) -> StoredOrder:
         """Rows by rising (or falling) prompt tokens, kept beside the problems; equal lengths in the order of ids."""

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ from gainrl_ray.storage import Storage
 
 SCORES_FILE = "scores.parquet"
 MANIFEST_FILE = "manifest.json"
+
+AngleSignal = Literal["angle", "angle_residual", "c_intra", "c_inter"]
 
 _FORMAT = 1
 _ORDER = "order-"
@@ -167,26 +169,33 @@ class ScoredIndex:
         return spearman(self.score, self.prompt_tokens)
 
     @staticmethod
-    def order_name(config: ScoringConfig) -> str:
+    def order_name(config: ScoringConfig, signal: AngleSignal = "angle") -> str:
         """Name of the file, in the index's folder, in which the order under these settings is kept."""
         return (
             f"{_ORDER}{'descending' if config.descending else 'ascending'}"
-            f"{'' if config.diagonal else '-without-diagonal'}{'-residual' if config.residual else ''}.npy"
+            f"{'' if config.diagonal else '-without-diagonal'}{'' if signal == 'angle' else f'-{signal}'}.npy"
         )
 
-    def order(self, config: ScoringConfig) -> np.ndarray:
-        """[N] int64 dataset rows, the first to be trained first; equal scores in the order of their problem ids.
+    def order(self, config: ScoringConfig, signal: AngleSignal = "angle") -> np.ndarray:
+        """[N] int64 dataset rows, the first to be trained first; equal values in the order of their problem ids.
 
-        The score is c_intra + c_inter: c_intra without its diagonal, the sum as its residual over log prompt tokens,
-        and the order ascending, where the config says so.
+        Sorted by `values`, ascending where the config says so.
+        Source: GAIN-RL, arXiv 2506.02281: `angle` with its diagonal, descending.
+        """
+        return self.rows[sorted_places(self.values(config, signal), self.problem_ids, descending=config.descending)]
 
-        Source: GAIN-RL, arXiv 2506.02281: diagonal included, no residual, descending.
+    def values(self, config: ScoringConfig, signal: AngleSignal = "angle") -> np.ndarray:
+        """[N] `c_intra`, `c_inter`, their sum `angle`, or `angle_residual`, what of it log prompt tokens leave.
+
+        c_intra is without its diagonal where the config says so.
         """
         c_intra = self.c_intra if config.diagonal else without_diagonal(self.c_intra, self.question_tokens)
+        if signal == "c_intra":
+            return c_intra
+        if signal == "c_inter":
+            return self.c_inter
         score = c_intra + self.c_inter
-        if config.residual:
-            score = length_residual(score, self.prompt_tokens)
-        return self.rows[sorted_places(score, self.problem_ids, descending=config.descending)]
+        return length_residual(score, self.prompt_tokens) if signal == "angle_residual" else score
 
     @property
     def manifest(self) -> "Manifest":

@@ -33,7 +33,7 @@ def _peak(order: StoredOrder, ids: ProblemIds) -> tuple[int, int]:
     """Bytes that Python and Arrow take at most for starting, two resets and six steps."""
     arrow = pa.total_allocated_bytes()
     tracemalloc.start()
-    curriculum = _CurriculumProcess(GainConfig(sigma=0.1, mu_start=0.5), order, ids, 0)
+    curriculum = _CurriculumProcess(GainConfig(sigma=0.1, mu_start=0.5), order, ids, 0, {})
     state = None
     for attempt in (1, 2):
         state = curriculum.reset(0, state, [], [], attempt).state
@@ -59,7 +59,7 @@ def test_the_actor_maps_the_order_where_it_runs(
     ray_session: None, tmp_path: Path, config: GainConfig | UniformConfig
 ) -> None:
     order, ids = _stored(tmp_path, 1000)
-    actor = CurriculumActor.remote(config, order if config.name == "gain" else range(1000), ids, 3)
+    actor = CurriculumActor.remote(config, order if config.name == "gain" else range(1000), ids, 3, {})
     ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
     window = ray.get(actor.select.remote(0, 50, 1), timeout=60)
     ray.kill(actor)

@@ -67,6 +67,13 @@ def test_without_the_diagonal() -> None:
     assert index(c_inter=np.zeros(5)).order(ScoringConfig(diagonal=False)).tolist() == [2, 1, 3, 0, 4]
 
 
+def test_one_part_of_the_angle() -> None:
+    scored = index(c_intra=np.array([0.5, 0.4, 0.3, 0.2, 0.1]), c_inter=np.array([0.0, 0.0, 0.2, 0.9, 0.4]))
+    # rows 3, 1, 4, 0, 2: the second order breaks its tie at 0 by id, "a" (row 1) before "d" (row 3)
+    assert scored.order(ScoringConfig(), "c_intra").tolist() == scored.rows.tolist()
+    assert scored.order(ScoringConfig(), "c_inter").tolist() == scored.rows[[3, 4, 2, 1, 0]].tolist()
+
+
 def test_the_residual_is_no_length_sort() -> None:
     """Scores that are a line over log length and a little noise: the residual's order is the noise's."""
     length = np.array([8, 16, 32, 64, 128])
@@ -81,7 +88,7 @@ def test_the_residual_is_no_length_sort() -> None:
     )
     assert scored.order(ScoringConfig()).tolist() == [0, 1, 2, 3, 4]
     assert scored.length_correlation == pytest.approx(-1.0)
-    order = scored.order(ScoringConfig(residual=True)).tolist()
+    order = scored.order(ScoringConfig(), "angle_residual").tolist()
     assert set(order[:2]) == {1, 3} and set(order[2:4]) == {0, 4} and order[4] == 2
 
 
