@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from gainrl_ray.config_curricula import CurriculumConfig, GainConfig
+from gainrl_ray.config_groups import AllGroupsConfig, GroupPolicyConfig, ReplayConfig, SpeedConfig
 from gainrl_ray.config_node import Fraction, Node
 
 SHARED_FOLDERS = ("datasets", "indexes", "evaluations")
@@ -436,6 +437,8 @@ class Config(Node):
     scoring: ScoringConfig = ScoringConfig()
     curriculum: CurriculumConfig = GainConfig()
     rollout: RolloutConfig = RolloutConfig()
+    group_policy: GroupPolicyConfig = AllGroupsConfig()
+    replay: ReplayConfig = ReplayConfig()
     sync: SyncConfig = SyncConfig()
     reward: RewardConfig = RewardConfig()
     loss: LossConfig = LossConfig()
@@ -475,6 +478,7 @@ class Config(Node):
                 f"learner.updates_per_step {learner.updates_per_step} is above "
                 f"rollout.problems_per_step {self.rollout.problems_per_step}: each update needs a group"
             )
+        self._check_groups()
         self._check_lora()
         if self.sync.backend == "broadcast":
             self._check_broadcast()
@@ -483,6 +487,18 @@ class Config(Node):
         if self.sync.backend == "ipc":
             self._check_ipc()
         return self
+
+    def _check_groups(self) -> None:
+        if isinstance(self.group_policy, SpeedConfig) and self.group_policy.screen >= self.rollout.group_size:
+            raise ValueError(
+                f"group_policy.screen {self.group_policy.screen} must be below rollout.group_size "
+                f"{self.rollout.group_size}: the rest is what a screened problem gets"
+            )
+        if self.replay.fraction and self.loss.importance_cap is None:
+            raise ValueError(
+                "replay.fraction needs loss.importance_cap, received null: replayed groups are of older policies, and "
+                "without importance weights they would be trained as if they were of this one"
+            )
 
     def _takes_turns(self) -> None:
         """Raise ValueError for settings under which engines and learner cannot share their GPUs."""

@@ -13,7 +13,16 @@ PACKAGE = ROOT / "gainrl_ray"
 
 LAYERS = (
     {
-        *("types", "config", "config_node", "config_curricula", "config_fields", "config_layers", "cli"),
+        *(
+            "types",
+            "config",
+            "config_node",
+            "config_curricula",
+            "config_groups",
+            "config_fields",
+            "config_layers",
+            "cli",
+        ),
         *("errors", "storage", "environment"),
     },
     {"algo", "curricula"},

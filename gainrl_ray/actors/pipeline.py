@@ -14,13 +14,13 @@ from typing import Any
 from gainrl_ray.actors.attempt import Attempt
 from gainrl_ray.actors.broadcast import Broadcast, Receivers
 from gainrl_ray.actors.curriculum import Curriculum, CurriculumReport
-from gainrl_ray.actors.generation import Generated
 from gainrl_ray.actors.generation_loop import EngineStart, GenerationLoop, Parts, evaluation_due
+from gainrl_ray.actors.group_rounds import Generated, StepPlan
+from gainrl_ray.actors.plans import Planner
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.checkpoint import RunState, commit_due
-from gainrl_ray.data.rollout_table import groups_to_table, table_to_groups
 from gainrl_ray.errors import DeadlineError, DivergenceError, StaleAttemptError
-from gainrl_ray.types import LineKind, RankBatch, SlotOutcome, StepOutcome, UpdateReport, Window
+from gainrl_ray.types import LineKind, RankBatch, SlotOutcome, StepOutcome, UpdateReport
 
 
 class RolloutPipeline:
@@ -32,6 +32,7 @@ class RolloutPipeline:
         self._engines = EngineStart(parts.generator.start)
         if not self._config.rollout.colocated:
             self._engines.begin()
+        self._planner = Planner(self._config, parts.train)
         self._known_curriculum: Curriculum | Remote | None = None
         self._resetting = threading.Lock()
         self._attempt = Attempt(0, 0)
@@ -62,11 +63,10 @@ class RolloutPipeline:
             planned = state.windows if state else ()
             stored = state.curriculum if state else None
             curriculum = self._curriculum.reset(step, stored, planned, self._parts.record.ledger(), number)
+            self._planner.reset(state)
             self._parts.record.rewind(step, number)
-            attempt.windows = {window.step: window for window in planned}
             for ahead in range(step, min(step + self._config.rollout.max_staleness + 1, self._config.run.steps)):
-                if ahead not in attempt.windows:
-                    attempt.windows[ahead] = self._select(ahead, number)
+                attempt.plans[ahead] = self._plan(ahead, number)
             self._attempt = attempt
             self._skipped_in_row = 0
             self._start_loop(attempt, state)
@@ -148,7 +148,7 @@ class RolloutPipeline:
 
     def _close_step(self, attempt: Attempt, step: int, reports: dict[int, UpdateReport], deadline_s: float) -> RunState:
         done, generated = step + 1, attempt.generated[step]
-        version = generated.groups[0].group.policy_version
+        version = generated.policy_version
         outcome = _outcome(step, generated, reports)
         trained = sorted(
             int(slot)
@@ -159,11 +159,12 @@ class RolloutPipeline:
             if slot >= 0
         )
         curriculum = self._curriculum.observe(outcome, trained, version, attempt.number)
+        self._planner.observe(generated)
         ahead = done + self._config.rollout.max_staleness
         if ahead < self._config.run.steps:
-            window = self._select(ahead, attempt.number)
+            plan = self._plan(ahead, attempt.number)
             with attempt.changing():
-                attempt.windows[ahead] = window
+                attempt.plans[ahead] = plan
         figures = self._evaluation(attempt, done, deadline_s)
         best = self._parts.record.best_accuracy()
         self._parts.record.step(
@@ -179,6 +180,7 @@ class RolloutPipeline:
             extra={
                 "angle": outcome.angle,
                 **{f"curriculum/{name}": value for name, value in curriculum.metrics.items()},
+                **self._planner.metrics(generated),
                 **figures,
                 "policy_version": version,
                 "attempt": attempt.number,
@@ -192,7 +194,7 @@ class RolloutPipeline:
         )
         if commit_due(state, self._config):
             self._parts.record.commit(self._curriculum.ledger())
-            state = self._with_pending(attempt, state, deadline_s)
+            state = self._to_commit(attempt, state, deadline_s)
         return state
 
     def _evaluation(self, attempt: Attempt, version: int, deadline_s: float) -> dict[str, float]:
@@ -202,14 +204,12 @@ class RolloutPipeline:
         attempt.wait(lambda: version in attempt.evaluations, deadline_s, f"the evaluation of version {version}")
         return attempt.evaluations[version]
 
-    def _with_pending(self, attempt: Attempt, state: RunState, deadline_s: float) -> RunState:
-        """The state with the groups of the steps ahead whose policy will be gone on resume."""
+    def _to_commit(self, attempt: Attempt, state: RunState, deadline_s: float) -> RunState:
+        """The state with all that a commit adds: the groups of the steps ahead among it, which are waited for."""
         last = min(state.step + self._config.rollout.max_staleness, self._config.run.steps)
         ahead = range(state.step, last)
-        if not ahead:
-            return state
         attempt.wait(lambda: all(step in attempt.generated for step in ahead), deadline_s, "the groups ahead")
-        return state.with_pending([groups_to_table(step, attempt.generated[step].groups) for step in ahead])
+        return self._planner.saved(state, {step: attempt.generated[step] for step in ahead})
 
     def _check_divergence(self, report: UpdateReport, step: int) -> None:
         """Stop a run that does not learn any more, before its state is committed.
@@ -235,10 +235,8 @@ class RolloutPipeline:
     def _start_loop(self, attempt: Attempt, state: RunState | None) -> None:
         self._parts.generator.invalidate()
         self._loop = GenerationLoop(self._parts, self._curriculum, attempt, self._engines)
-        if state and state.pending is not None:
-            restored = table_to_groups(state.pending, self._parts.train.problem, self._parts.train.prompt)
-            for step, groups in restored.items():
-                self._loop.accept(step, Generated(groups=groups, generate_s=0.0, grade_s=0.0))
+        for step, generated in (self._planner.restored(state) if state else {}).items():
+            self._loop.accept(step, generated)
         self._loop.start()
 
     def _end_attempt(self) -> None:
@@ -258,13 +256,17 @@ class RolloutPipeline:
             raise StaleAttemptError(f"call of attempt {number}: attempt {self._attempt.number} is running")
         return self._attempt
 
-    def _select(self, step: int, number: int) -> Window:
-        return self._curriculum.select(step, self._config.rollout.problems_per_step, number)
+    def _plan(self, step: int, number: int) -> StepPlan:
+        return self._planner.plan(step, lambda count: self._curriculum.select(step, count, number))
 
     def _state(self, attempt: Attempt, step: int, curriculum: CurriculumReport) -> RunState:
-        windows = tuple(attempt.windows[s] for s in sorted(attempt.windows) if s >= step)
         return RunState(
-            step=step, attempt=attempt.number, curriculum=curriculum.state, windows=windows, stopped=self._stop
+            step=step,
+            attempt=attempt.number,
+            curriculum=curriculum.state,
+            group_policy=self._planner.policy_state,
+            windows=tuple(attempt.plans[s].window for s in sorted(attempt.plans) if s >= step),
+            stopped=self._stop,
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 
 from gainrl_ray.actors.broadcast import Broadcast, Receivers
 from gainrl_ray.actors.curriculum import Curriculum
-from gainrl_ray.actors.generation import Generated
+from gainrl_ray.actors.generation import Ask, Round
 from gainrl_ray.actors.generation_loop import Parts
 from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.checkpoint import RunState, commit_due
@@ -30,7 +30,6 @@ from gainrl_ray.types import (
     RolloutGroup,
     Span,
     UpdateReport,
-    Window,
 )
 
 PROBLEMS, STEPS = 40, 6
@@ -83,31 +82,41 @@ class MemoryGenerator:
     def evaluate(self, table: MemoryTable, version: int) -> dict[str, float]:
         return {"eval/accuracy": version / 10, "eval/seconds": 0.0}
 
-    def groups(
-        self, window: Window, table: MemoryTable, version: int, cancelled: Callable[[], bool]
-    ) -> Generated | None:
-        if window.step == self.fail_at:
+    def round(
+        self,
+        step: int,
+        asks: Sequence[Ask],
+        table: MemoryTable,
+        version: int,
+        *,
+        deadline_s: float,
+        cancelled: Callable[[], bool],
+    ) -> Round | None:
+        if step == self.fail_at:
             raise EngineError("engine 0 died")
-        while window.step == self.block_at:
+        while step == self.block_at:
             if cancelled():
                 return None
-        self.asked.append((window.step, version))
+        self.asked.append((step, version))
         groups = tuple(
-            GradedGroup(group=self._group(table, slot, row, version), grades=self._grades(row, version))
-            for slot, row in enumerate(window.rows)
+            GradedGroup(
+                group=self._group(table, ask, version),
+                grades=self._grades(ask.row, version)[ask.samples.start : ask.samples.stop],
+            )
+            for ask in asks
         )
-        return Generated(groups=groups, generate_s=0.0, grade_s=0.0)
+        return Round(groups=groups, generate_s=0.0, grade_s=0.0)
 
-    def _group(self, table: MemoryTable, slot: int, row: int, version: int) -> RolloutGroup:
+    def _group(self, table: MemoryTable, ask: Ask, version: int) -> RolloutGroup:
         completions = tuple(
-            Completion(token_ids=(row, sample), logprobs=(-0.5, -0.25), finish_reason="stop", text=f"{version}")
-            for sample in range(2)
+            Completion(token_ids=(ask.row, sample), logprobs=(-0.5, -0.25), finish_reason="stop", text=f"{version}")
+            for sample in ask.samples
         )
         return RolloutGroup(
-            slot=slot,
-            row=row,
-            problem=table.problem(row),
-            prompt=table.prompt(row),
+            slot=ask.slot,
+            row=ask.row,
+            problem=table.problem(ask.row),
+            prompt=table.prompt(ask.row),
             completions=completions,
             policy_version=version,
         )
@@ -161,9 +170,9 @@ class TurnTaker(MemoryGenerator):
         self._use(f"evaluation {version}")
         return super().evaluate(table, version)
 
-    def groups(self, window, table, version, cancelled):
-        self._use(f"step {window.step}")
-        return super().groups(window, table, version, cancelled)
+    def round(self, step, *arguments, **named):
+        self._use(f"step {step}")
+        return super().round(step, *arguments, **named)
 
     def sleep(self) -> None:
         self.awake = False
