@@ -455,6 +455,11 @@ class Config(Node):
         return self.data.prompt.max_tokens + self.rollout.max_new_tokens
 
     @property
+    def trains_windows(self) -> bool:
+        """Whether a step is its window, generated once: no group policy draws more or less, and nothing is replayed."""
+        return self.group_policy.name == "all" and not self.replay.fraction
+
+    @property
     def fast_sync(self) -> Literal["broadcast", "ipc"] | None:
         """The way by which new versions reach the engines before the object store has them: see sync.backend."""
         if self.sync.backend != "auto":
