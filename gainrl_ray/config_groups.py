@@ -50,6 +50,7 @@ class ReplayConfig(Node):
 
     fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of a step's groups that come from the buffer, fewer while it is young; 0 = none. Needs
-    loss.importance_cap, which bounds their weight too; mismatch_kl then holds how far the policy has moved on."""
+    loss.importance_cap, by which their weights against the policy that generated them are cut (the paper cuts none: a
+    large cap comes near it). The metric mismatch_kl, and with it learner.max_kl, then counts their age too."""
     capacity: PositiveInt = 512
     """Groups in the buffer, in which a new one replaces the oldest; the memory of the pipeline has to hold them."""

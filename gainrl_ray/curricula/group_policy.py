@@ -155,9 +155,8 @@ class Greso(DynamicSampling):
         self._streaks: dict[int, int] = {}  # row -> z, negative where the last visit was all wrong; rows of z > 0
 
     def keep(self, step: int, rows: np.ndarray) -> np.ndarray:
-        """Drawn by (seed, "greso", step, row)."""
-        draws = [coordinate_rng(self._seed, "greso", step, int(row)).random() for row in rows]
-        return np.array([draw < self.visit_probability(int(row)) for draw, row in zip(draws, rows, strict=True)], bool)
+        """Drawn by (seed, "greso", step, row); a problem whose last visit had spread is kept without a draw."""
+        return np.array([self._is_visited(step, int(row)) for row in rows], dtype=bool)
 
     def visit_probability(self, row: int) -> float:
         """Probability that a drawn row is generated, in [0.01, 1]."""
@@ -181,6 +180,11 @@ class Greso(DynamicSampling):
     def metrics(self) -> dict[str, float]:
         """Both bases, and the problems that may be skipped."""
         return {"p_easy": self._easy, "p_hard": self._hard, "skippable": len(self._streaks)}
+
+    def _is_visited(self, step: int, row: int) -> bool:
+        if row not in self._streaks:
+            return True
+        return coordinate_rng(self._seed, "greso", step, row).random() < self.visit_probability(row)
 
     def _state(self) -> dict[str, Any]:
         rows = sorted(self._streaks)
