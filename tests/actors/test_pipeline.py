@@ -426,7 +426,7 @@ def test_skipped_updates_in_a_row_stop_the_run(start) -> None:
             pipeline.complete(step, 0, report(skipped_updates=skipped), state.attempt, WAIT_S)
 
 
-BROADCAST = Broadcast(group="", address="", port=0, nccl=False, layout=(), probe=None)
+BROADCAST = Broadcast(group="", address="", port=0, way="gloo", layout=(), probe=None)
 
 
 def test_engines_generate_after_a_broadcast_before_the_store_has_the_version(start) -> None:
