@@ -1,8 +1,7 @@
 """The run state: all that a resume needs beside the learner's own shards."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,11 @@ from gainrl_ray.errors import DataError
 from gainrl_ray.types import Window
 
 STATE_FILE = "run_state.json"
-PENDING_FILE = "pending_groups.parquet"
+TABLE_FILES = {
+    "pending": "pending_groups.parquet",
+    "pending_replay": "pending_replay.parquet",
+    "replay": "replay_buffer.parquet",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,14 +25,20 @@ class RunState:
     """The run after `step` trained steps (= the policy version).
 
     `windows` are planned and not trained: steps `step` to `step + max_staleness`. `pending` holds the graded
-    groups of those among them whose generating policy is gone (max_staleness > 0), as a rollout table.
+    groups of those among them whose generating policy is gone (max_staleness > 0), as a rollout table; their windows
+    are all problems drawn, `pending_replay` has the groups trained beside them and `refills` their rounds of refilling.
+    `replay` is the replay buffer. The tables are there in states that are committed.
     """
 
     step: int
     attempt: int
     curriculum: dict[str, Any]
+    group_policy: dict[str, Any]
     windows: tuple[Window, ...]
     pending: pa.Table | None = None
+    pending_replay: pa.Table | None = None
+    refills: dict[int, int] = field(default_factory=dict)  # by step
+    replay: pa.Table | None = None
     metrics: dict[str, float] = field(default_factory=dict)  # of the last step, for the trainer's report
     is_best: bool = False  # the held-out accuracy in `metrics` is the run's highest
     stopped: bool = False  # a stop was asked for: commit and end
@@ -40,17 +49,16 @@ class RunState:
             "step": self.step,
             "attempt": self.attempt,
             "curriculum": self.curriculum,
+            "group_policy": self.group_policy,
             "windows": [
                 {"step": w.step, "rows": list(w.rows), "problem_ids": list(w.problem_ids)} for w in self.windows
             ],
+            "refills": list(self.refills.items()),
         }
         (folder / STATE_FILE).write_text(json.dumps(values))
-        if self.pending is not None:
-            pq.write_table(self.pending, folder / PENDING_FILE)
-
-    def with_pending(self, tables: Sequence[pa.Table]) -> "RunState":
-        """The state with these groups of steps ahead."""
-        return replace(self, pending=pa.concat_tables(tables))
+        for name, file in TABLE_FILES.items():
+            if (table := getattr(self, name)) is not None:
+                pq.write_table(table, folder / file)
 
     @classmethod
     def load(cls, folder: Path) -> "RunState":
@@ -61,23 +69,25 @@ class RunState:
         """
         try:
             values = json.loads((folder / STATE_FILE).read_text())
-            windows = tuple(
-                Window(step=w["step"], rows=tuple(w["rows"]), problem_ids=tuple(w["problem_ids"]))
-                for w in values["windows"]
+            return cls(
+                step=values["step"],
+                attempt=values["attempt"],
+                curriculum=values["curriculum"],
+                group_policy=values["group_policy"],
+                windows=tuple(
+                    Window(step=w["step"], rows=tuple(w["rows"]), problem_ids=tuple(w["problem_ids"]))
+                    for w in values["windows"]
+                ),
+                refills=dict(values["refills"]),
+                **{
+                    name: pq.read_table(folder / file) for name, file in TABLE_FILES.items() if (folder / file).exists()
+                },
             )
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"the checkpoint {folder} has no readable {STATE_FILE} ({error}): "
                 "continue from another checkpoint or start a run under a new name"
             ) from error
-        pending = folder / PENDING_FILE
-        return cls(
-            step=values["step"],
-            attempt=values["attempt"],
-            curriculum=values["curriculum"],
-            windows=windows,
-            pending=pq.read_table(pending) if pending.exists() else None,
-        )
 
 
 def commit_due(state: RunState, config: Config) -> bool:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from gainrl_ray.config_curricula import CurriculumConfig, GainConfig
+from gainrl_ray.config_groups import AllGroupsConfig, GroupPolicyConfig, ReplayConfig, SpeedConfig
 from gainrl_ray.config_node import Fraction, Node
 from gainrl_ray.config_signals import SignalsConfig
 
@@ -464,6 +465,8 @@ class Config(Node):
     signals: SignalsConfig = SignalsConfig()
     curriculum: CurriculumConfig = GainConfig()
     rollout: RolloutConfig = RolloutConfig()
+    group_policy: GroupPolicyConfig = AllGroupsConfig()
+    replay: ReplayConfig = ReplayConfig()
     sync: SyncConfig = SyncConfig()
     reward: RewardConfig = RewardConfig()
     loss: LossConfig = LossConfig()
@@ -478,6 +481,11 @@ class Config(Node):
     def sequence_tokens(self) -> int:
         """Most tokens of a prompt and its completion together."""
         return self.data.prompt.max_tokens + self.rollout.max_new_tokens
+
+    @property
+    def trains_windows(self) -> bool:
+        """Whether a step is its window, generated once: no group policy draws more or less, and nothing is replayed."""
+        return self.group_policy.name == "all" and not self.replay.fraction
 
     @property
     def fast_sync(self) -> Literal["broadcast", "ipc"] | None:
@@ -503,6 +511,7 @@ class Config(Node):
                 f"learner.updates_per_step {learner.updates_per_step} is above "
                 f"rollout.problems_per_step {self.rollout.problems_per_step}: each update needs a group"
             )
+        self._check_groups()
         self._check_lora()
         if self.sync.backend == "broadcast":
             self._check_broadcast()
@@ -511,6 +520,18 @@ class Config(Node):
         if self.sync.backend == "ipc":
             self._check_ipc()
         return self
+
+    def _check_groups(self) -> None:
+        if isinstance(self.group_policy, SpeedConfig) and self.group_policy.screen >= self.rollout.group_size:
+            raise ValueError(
+                f"group_policy.screen {self.group_policy.screen} must be below rollout.group_size "
+                f"{self.rollout.group_size}: the rest is what a screened problem gets"
+            )
+        if self.replay.fraction and self.loss.importance_cap is None:
+            raise ValueError(
+                "replay.fraction needs loss.importance_cap, received null: replayed groups are of older policies, and "
+                "without importance weights they would be trained as if they were of this one"
+            )
 
     def _takes_turns(self) -> None:
         """Raise ValueError for settings under which engines and learner cannot share their GPUs."""

@@ -5,14 +5,14 @@ from typing import Any
 
 
 def step_line(record: Mapping[str, Any], steps: int) -> str:
-    """One step in one line: accuracy, reward, curriculum, KL, speed and where the seconds went."""
+    """One step in one line: accuracy, reward, curriculum, groups, KL, speed and where the seconds went."""
     seconds = {name.removeprefix("seconds/"): value for name, value in record.items() if name.startswith("seconds/")}
     total = seconds.pop("total", 0.0)
     parts = " ".join(f"{name} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
     mu = f" | mu {record['curriculum/mu']:.0f}" if record.get("curriculum/mu") is not None else ""
     line = (
         f"step {record['step']:>{len(str(steps))}}/{steps} | accuracy {record['accuracy']:.3f} | "
-        f"reward {record['reward']:.3f}{mu} | kl {_number(record.get('kl'))} | "
+        f"reward {record['reward']:.3f}{mu}{_groups(record)} | kl {_number(record.get('kl'))} | "
         f"{record['tokens_per_second']:,.0f} tok/s | {total:.1f} s ({parts})"
     )
     return line + (f"\n{evaluation_line(record)}" if "eval/accuracy" in record else "")
@@ -31,6 +31,15 @@ def table(rows: Sequence[tuple[str, str]], title: str) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [title, "-" * len(title)]
     return "\n".join(lines + [f"{name:<{width}}  {value}" for name, value in rows])
+
+
+def _groups(record: Mapping[str, Any]) -> str:
+    """What a group policy came to: groups accepted of those generated, and how many the step lacks."""
+    if "accepted_groups" not in record:
+        return ""
+    missing = record["missing_groups"]
+    lacks = f", {missing} missing when the budget was used up" if missing else ""
+    return f" | groups {record['accepted_groups']} of {record['generated_groups']}{lacks}"
 
 
 def _number(value: float | None) -> str:

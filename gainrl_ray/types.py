@@ -5,7 +5,8 @@
 
 A *row* is a problem's position (0..N-1) among those that a run is trained on, the canonical dataset or the part of it
 that data.fraction and data.keep leave: strategies select rows, the curriculum actor maps them to problem ids. A *slot*
-is a place in a step's window (0..problems_per_step-1); slots, not problem ids, identify groups, since a problem may be
+is a place among a step's problems: those of its window first, then those that a group policy draws beside them, then
+replayed ones; slots, not problem ids, identify groups, since a problem may be
 shown twice.
 """
 
@@ -104,7 +105,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutGroup:
-    """The `group_size` completions of one problem of one window, in sample order."""
+    """The completions of one problem of one step, in sample order: group_size, or fewer where it was only screened."""
 
     slot: int
     row: int
@@ -185,7 +186,7 @@ class RankBatch:
     """What one learner rank trains in one step; every rank has equally many micro-batches in each update."""
 
     step: int
-    policy_version: int  # version that generated the completions
+    policy_version: int  # version that generated the step's completions; replayed ones are older
     updates: tuple[tuple[MicroBatch, ...], ...]  # optimizer updates, each a list of micro-batches; may be empty
     measure: tuple[MicroBatch, ...]  # prompt-only rows of groups left out of the update, for their angle
 

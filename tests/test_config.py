@@ -10,6 +10,7 @@ from gainrl_ray.cli import load_config
 from gainrl_ray.config import Config, LearnerConfig, LossConfig, OptimizerConfig, RunConfig
 from gainrl_ray.config_curricula import GainConfig
 from gainrl_ray.config_fields import accepted, all_fields, nearest_key, sections
+from gainrl_ray.config_groups import ReplayConfig, SpeedConfig
 
 PRESETS = Path(__file__).parents[1] / "jobs" / "configs"
 SHIPPED = sorted(str(file.relative_to(PRESETS).with_suffix("")) for file in PRESETS.rglob("*.yaml"))
@@ -137,3 +138,7 @@ def test_cross_field_checks() -> None:
         Config(learner=LearnerConfig(zero_stage=2, offload_params="cpu"))
     with pytest.raises(ValidationError, match="each update needs a group"):
         Config(learner=LearnerConfig(updates_per_step=64))
+    with pytest.raises(ValidationError, match=r"group_policy.screen 8 must be below rollout.group_size 8"):
+        Config(group_policy=SpeedConfig(screen=8))
+    with pytest.raises(ValidationError, match=r"replay.fraction needs loss.importance_cap, received null"):
+        Config(replay=ReplayConfig(fraction=0.5), loss=LossConfig(importance_cap=None))

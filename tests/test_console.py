@@ -30,3 +30,11 @@ def test_held_out_figures_follow_on_their_own_line() -> None:
 
 def test_a_table_is_aligned() -> None:
     assert table([("a", "1"), ("long", "2")], "title").splitlines() == ["title", "-----", "a     1", "long  2"]
+
+
+def test_a_step_says_how_many_groups_it_has_and_lacks() -> None:
+    record = {"step": 5, "accuracy": 1.0, "reward": 1.0, "kl": None, "tokens_per_second": 1.0, "seconds/total": 1.0}
+    groups = {"generated_groups": 14, "accepted_groups": 6, "missing_groups": 0}
+    assert "| reward 1.000 | groups 6 of 14 | kl - |" in step_line(record | groups, 5)
+    lacking = step_line(record | groups | {"missing_groups": 2}, 5)
+    assert "| groups 6 of 14, 2 missing when the budget was used up | kl" in lacking

@@ -157,7 +157,7 @@ def test_23_the_controller_is_in_the_checkpoint(tmp_path: Path) -> None:
     strategy = _gain()
     for accuracy in (0.9, 0.4, 1.0):
         _observe(strategy, accuracy)
-    RunState(step=3, attempt=1, curriculum=strategy.state_dict(), windows=()).save(tmp_path)
+    RunState(step=3, attempt=1, curriculum=strategy.state_dict(), group_policy={}, windows=()).save(tmp_path)
     np.random.seed(1)
     resumed = _gain()
     resumed.load_state_dict(RunState.load(tmp_path).curriculum)
@@ -186,7 +186,7 @@ def test_25_the_schedule_ends_with_the_run() -> None:
     assert rates[199] == 0.0
     assert rates[100] == pytest.approx(0.5, abs=0.01)
     settings = Config.model_validate({"run": {"steps": 201}, "checkpoint": {"every": 50}})
-    assert commit_due(RunState(step=201, attempt=1, curriculum={}, windows=()), settings)
+    assert commit_due(RunState(step=201, attempt=1, curriculum={}, group_policy={}, windows=()), settings)
 
 
 def test_26_accuracy_counts_answers_and_not_shaped_rewards() -> None:

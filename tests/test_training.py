@@ -123,14 +123,18 @@ def test_a_run_goes_on_under_its_name_and_after_a_killed_learner(whole: Finished
 
 
 def test_a_killed_engine_and_a_killed_learner_cost_nothing_but_time(folder: Path, kill_after) -> None:
-    """With generation a step ahead."""
-    config = settings(folder, rollout={"max_staleness": 1})
+    """With generation a step ahead, refilled steps and replayed groups."""
+    policy, replay = {"name": "dynamic_sampling"}, {"fraction": 0.34}
+    config = settings(folder, rollout={"max_staleness": 1}, group_policy=policy, replay=replay)
     undisturbed = run(config, "ahead")
     kill_after(folder / "killed", 1, "RolloutServer")
     kill_after(folder / "killed", 3, "RayTrainWorker")
     killed = run(config, "killed")
     assert any("attempt 2" in line for line in killed.lines)
     assert_alike(killed, undisturbed)
+    assert sum(undisturbed.path("refill_rounds")) > 0 and max(undisturbed.path("replayed_groups")) == 2
+    for key in ("generated_groups", "refill_rounds", "replayed_groups", "trained_tokens", "total/tokens"):
+        assert killed.path(key) == undisturbed.path(key), key
 
 
 def test_engines_that_share_the_learners_device_change_nothing(whole: Finished, folder: Path, kill_after) -> None:

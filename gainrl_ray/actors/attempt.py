@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gainrl_ray.actors.broadcast import Broadcast, Receivers
-from gainrl_ray.actors.generation import Generated
+from gainrl_ray.actors.group_rounds import Generated, StepPlan
 from gainrl_ray.checkpoint import RunState
 from gainrl_ray.errors import DeadlineError, StaleAttemptError
-from gainrl_ray.types import LineKind, RankBatch, UpdateReport, Window
+from gainrl_ray.types import LineKind, RankBatch, UpdateReport
 
 ANSWER_S = 60.0  # for a look at the engines
 
@@ -25,7 +25,7 @@ class Attempt:
         self.number, self.start, self.lines = number, start, lines
         self.published = -1  # newest version in the weight store
         self.wanted = -1  # version that drained engines wait for
-        self.windows: dict[int, Window] = {}  # by step, as everything below
+        self.plans: dict[int, StepPlan] = {}  # by step, as everything below
         self.generated: dict[int, Generated] = {}
         self.batches: dict[int, tuple[RankBatch, ...]] = {}  # one per rank
         self.offers: dict[int, Broadcast] = {}  # by version, as the next two
@@ -62,7 +62,7 @@ class Attempt:
                 if left <= 0:
                     raise DeadlineError(
                         f"{what} did not come within {deadline_s:.0f} s: newest published version {self.published}, "
-                        f"windows of steps {sorted(self.windows)}, graded steps {sorted(self.batches)}"
+                        f"windows of steps {sorted(self.plans)}, graded steps {sorted(self.batches)}"
                     )
                 self._changed.wait(left)
 
@@ -103,6 +103,6 @@ class Attempt:
 
     def forget(self, before: int) -> None:
         """Drop what belongs to steps before `before`; repeated calls of a rank reach one step back."""
-        for past in (self.generated, self.batches, self.windows, self.reports, self.states, self.offers):
+        for past in (self.generated, self.batches, self.plans, self.reports, self.states, self.offers):
             for step in [step for step in past if step < before]:
                 del past[step]

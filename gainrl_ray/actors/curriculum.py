@@ -44,10 +44,13 @@ class Curriculum:
         """`order[rank]` is a dataset row; `problem_ids[row]` its id, `columns[name][row]` what the strategy needs."""
         self._build = lambda: CheckedStrategy(build_strategy(config, order=order, seed=seed, columns=columns))
         self._strategy = self._build()
+        self._present = self._report()
         self._problem_ids = problem_ids
         self._ledger = Ledger()
         self._attempt = 0
         self._windows: dict[int, Window] = {}
+        self._selected_from: dict[int, CurriculumReport] = {}  # by step: where its window was drawn from
+        self._past: tuple[CurriculumReport, CheckedStrategy] | None = None
         self._reports: dict[int, CurriculumReport] = {}
 
     def reset(
@@ -67,26 +70,46 @@ class Curriculum:
             self._ledger = Ledger([LedgerEntry.from_dict(entry) for entry in ledger])
         self._ledger.rewind(step, attempt)
         self._windows = {window.step: window for window in windows}
-        self._reports = {}
+        self._reports, self._past, self._present = {}, None, self._report()
+        self._selected_from = dict.fromkeys(self._windows, self._present)
         for window in windows:
             self._ledger.plan(window.step, attempt, window.problem_ids)
-        return self._report()
+        return self._present
 
     def select(self, step: int, count: int, attempt: int) -> Window:
         """The window of `step`, drawn from the strategy's present state."""
         self._check(attempt)
         if step not in self._windows:
-            rows = tuple(int(row) for row in self._strategy.select(step, count, self._planned()))
-            ids = tuple(str(self._problem_ids[row]) for row in rows)
-            self._windows[step] = Window(step=step, rows=rows, problem_ids=ids)
-            self._ledger.plan(step, attempt, ids)
+            rows = self._strategy.select(step, count, self._planned())
+            self._windows[step] = self._window(step, rows)
+            self._selected_from[step] = self._present
+            self._ledger.plan(step, attempt, self._windows[step].problem_ids)
         return self._windows[step]
 
-    def graded(self, step: int, policy_version: int, attempt: int) -> None:
-        """Record that all groups of `step` are graded."""
+    def refill(self, step: int, count: int, drawn: Sequence[int], attempt: int) -> Window:
+        """`count` problems beside the rows `drawn` for a selected step, fewer where fewer are left; changes nothing.
+
+        They are drawn from the state that the step's window was, whatever was observed since.
+        """
         self._check(attempt)
-        slots = range(len(self._windows[step].rows))
-        self._ledger.mark(step, attempt, dict.fromkeys(slots, SlotStatus.GRADED), policy_version)
+        strategy = self._strategy_of(self._selected_from[step])
+        return self._window(step, strategy.refill(step, count, np.asarray(drawn, dtype=np.int64)))
+
+    def graded(
+        self,
+        drawn: Window,
+        graded: Sequence[int],
+        replayed: Sequence[str],
+        policy_version: int,
+        attempt: int,
+    ) -> None:
+        """Record all problems drawn for a step, the slots whose groups are graded, and the problems trained again."""
+        self._check(attempt)
+        slots, step = len(drawn.rows), drawn.step
+        self._ledger.extend(step, attempt, (*drawn.problem_ids, *replayed))
+        statuses = dict.fromkeys(range(slots), SlotStatus.SKIPPED) | dict.fromkeys(graded, SlotStatus.GRADED)
+        statuses |= dict.fromkeys(range(slots, slots + len(replayed)), SlotStatus.REPLAYED)
+        self._ledger.mark(step, attempt, statuses, policy_version)
 
     def observe(
         self, outcome: StepOutcome, trained: Sequence[int], policy_version: int, attempt: int
@@ -100,8 +123,10 @@ class Curriculum:
                 for slot in outcome.slots
             }
             self._ledger.mark(outcome.step, attempt, statuses, policy_version)
-            self._reports = {outcome.step: self._report()}
+            self._present = self._report()
+            self._reports = {outcome.step: self._present}
             self._windows.pop(outcome.step, None)
+            self._selected_from.pop(outcome.step, None)
         return self._reports[outcome.step]
 
     def ledger(self) -> list[dict[str, Any]]:
@@ -111,6 +136,20 @@ class Curriculum:
     def _planned(self) -> np.ndarray:
         """Rows of all windows that are drawn and not observed yet."""
         return np.array([row for window in self._windows.values() for row in window.rows], dtype=np.int64)
+
+    def _strategy_of(self, report: CurriculumReport) -> CheckedStrategy:
+        """The strategy as it was at `report`: this one, or where it has observed since, one rewound."""
+        if report is self._present:
+            return self._strategy
+        if self._past is None or self._past[0] is not report:
+            strategy = self._build()
+            strategy.load_state_dict(report.state)
+            self._past = report, strategy
+        return self._past[1]
+
+    def _window(self, step: int, rows: np.ndarray) -> Window:
+        ids = tuple(str(self._problem_ids[int(row)]) for row in rows)
+        return Window(step=step, rows=tuple(int(row) for row in rows), problem_ids=ids)
 
     def _report(self) -> CurriculumReport:
         return CurriculumReport(state=self._strategy.state_dict(), metrics=self._strategy.metrics())

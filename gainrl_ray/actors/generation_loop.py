@@ -3,22 +3,24 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from gainrl_ray.actors.attempt import Attempt
 from gainrl_ray.actors.broadcast import Receivers
 from gainrl_ray.actors.curriculum import Curriculum
-from gainrl_ray.actors.generation import Generated, Generator
+from gainrl_ray.actors.generation import Ask, Generator, Round
+from gainrl_ray.actors.group_rounds import Generated, generate_groups
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.algo.batching import build_rank_batches
 from gainrl_ray.config import Config
 from gainrl_ray.curricula.registry import strategy_class
+from gainrl_ray.curricula.replay import mixed
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import DeadlineError, StaleAttemptError
 from gainrl_ray.run_record import RunRecord
-from gainrl_ray.types import LineKind
+from gainrl_ray.types import LineKind, Window
 
 LOOK_UP_S = 0.5  # how often a wait for engines looks whether the attempt goes on
 
@@ -122,10 +124,17 @@ class GenerationLoop(threading.Thread):
     def accept(self, step: int, generated: Generated) -> None:
         """Make the batches of a step's groups and offer them to the learners."""
         learner = self._config.learner
+        self._curriculum.graded(
+            generated.drawn,
+            [graded.group.slot for graded in generated.groups],
+            [graded.group.problem.id for graded in generated.replayed],
+            generated.policy_version,
+            self._attempt.number,
+        )
         batches = build_rank_batches(
-            generated.groups,
+            mixed(generated.groups, generated.replayed),
             step=step,
-            policy_version=generated.groups[0].group.policy_version,
+            policy_version=generated.policy_version,
             loss=self._config.loss,
             ranks=learner.workers,
             microbatch_tokens=learner.microbatch_tokens,
@@ -167,15 +176,28 @@ class GenerationLoop(threading.Thread):
         return read | {f"data/{name}_bad_rows": sum(report.bad.values()) for name, report in reports.items()}
 
     def _generate(self, step: int, version: int) -> None:
-        attempt = self._attempt
-        attempt.wait(lambda: step in attempt.windows, self._learner_limit_s, f"the window of step {step}")
-        window = attempt.windows[step]
-        generated = self._parts.generator.groups(window, self._parts.train, version, cancelled=lambda: attempt.ended)
+        attempt, rollout = self._attempt, self._config.rollout
+        attempt.wait(lambda: step in attempt.plans, self._learner_limit_s, f"the window of step {step}")
+        end = time.monotonic() + rollout.request_deadline_s
+
+        def ask(asks: Sequence[Ask]) -> Round | None:
+            return self._parts.generator.round(
+                step,
+                asks,
+                self._parts.train,
+                version,
+                deadline_s=max(0.0, end - time.monotonic()),
+                cancelled=lambda: attempt.ended,
+            )
+
+        def refill(count: int, drawn: Sequence[int]) -> Window:
+            return self._curriculum.refill(step, count, drawn, attempt.number)
+
+        generated = generate_groups(attempt.plans[step], rollout.group_size, ask=ask, refill=refill)
         attempt.check()
         assert generated is not None, "generation is cancelled only where the attempt has ended"
-        if self._config.rollout.colocated:
+        if rollout.colocated:
             self._parts.generator.sleep()  # before the learners get their batch, and with it the devices
-        self._curriculum.graded(step, version, attempt.number)
         self._parts.record.rollouts(step, generated.groups)
         self.accept(step, generated)
 

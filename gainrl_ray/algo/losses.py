@@ -42,6 +42,10 @@ def policy_loss(
     `clipped` 1 where the clip cuts the gradient; `importance` the truncated importance weight;
     `mismatch` generator_logprobs - old_logprobs.
 
+    For a group replayed from an older policy mu, whose log-probabilities are generator_logprobs, importance times the
+    clipped surrogate is the surrogate of pi / mu clipped to [(1 - clip_low) old / mu, (1 + clip_high) old / mu], the
+    loss of rollout replay (DOTS, arXiv 2506.05316), as long as old / mu stays below importance_cap; DOTS has no cap.
+
     With `ratio="sequence"` every token of a sequence has the sequence's ratio, and the importance weights still
     are the tokens' own; GSPO's paper has no importance correction.
     """

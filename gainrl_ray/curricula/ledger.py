@@ -1,6 +1,6 @@
 """The ledger: what became of every slot of every window, across restarts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,6 +13,8 @@ class SlotStatus(StrEnum):
     GRADED = "graded"
     TRAINED = "trained"  # its group was in the update
     LEFT_OUT = "left_out"  # its rewards were all equal: in the step's outcome, not in the update
+    SKIPPED = "skipped"  # drawn and not generated, as the group policy had it
+    REPLAYED = "replayed"  # trained once more: generated in an earlier step
 
 
 @dataclass(slots=True)
@@ -69,6 +71,17 @@ class Ledger:
         if (step, attempt) not in self._entries:
             statuses = [SlotStatus.PLANNED] * len(problem_ids)
             self._entries[step, attempt] = LedgerEntry(step, attempt, problem_ids, statuses)
+
+    def extend(self, step: int, attempt: int, problem_ids: Sequence[str]) -> None:
+        """Record slots beyond those of the window; `problem_ids` are all slots', and known ones change nothing.
+
+        Raises:
+            KeyError: the step was never planned in this attempt.
+        """
+        entry = self._entries[step, attempt]
+        added = tuple(problem_ids[len(entry.problem_ids) :])
+        entry.problem_ids += added
+        entry.statuses += [SlotStatus.PLANNED] * len(added)
 
     def mark(self, step: int, attempt: int, statuses: dict[int, SlotStatus], policy_version: int) -> None:
         """Record how far slots came, and the version that generated their groups.

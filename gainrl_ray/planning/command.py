@@ -58,6 +58,8 @@ def plan(options: argparse.Namespace, config: Config) -> Iterator[str]:
     if options.against and not options.measured:
         raise ConfigError("--against needs --measured RUN, the run that predicts")
     _above_zero(options)
+    if not config.trains_windows:
+        yield "a step is planned as its window, generated and trained once: group_policy and replay are left out"
     shape = model_shape(config.model)
     if options.measured:
         yield from _from_measured(options, config, shape, fit([read_run(folder) for folder in options.measured]))

@@ -65,7 +65,11 @@ class Fit:
 
 
 def read_run(folder: str) -> Measured:
-    """The run in `folder`. Raises DataError when it lacks the files or figures that planning needs."""
+    """The run in `folder`.
+
+    Raises:
+        DataError: it lacks the files or figures that planning needs. ConfigError: its steps are not their windows.
+    """
     storage = Storage(folder)
     records = [record for record in read_metrics(storage) if "seconds/total" in record][WARM_STEPS:]
     if len(records) < 3 or not storage.exists("config.yaml"):
@@ -73,6 +77,11 @@ def read_run(folder: str) -> Measured:
     if "prompt_tokens" not in records[0]:
         raise DataError(f"{folder}: its metrics.jsonl has no prompt_tokens: measure again with this version")
     config = config_from_yaml(storage.read_text("config.yaml"), origin=f"{folder}/config.yaml")
+    if not config.trains_windows:
+        raise ConfigError(
+            f"{folder}: planning counts a step as its window, generated and trained once; this run has group_policy "
+            f"{config.group_policy.name} and replay.fraction {config.replay.fraction:g}: measure one with all and 0"
+        )
     windows = tuple(_window(storage.child("rollouts"), record) for record in records)
     completions = [group for window in windows for group in window.completions]
     pooled = np.concatenate(completions)

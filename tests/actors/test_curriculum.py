@@ -2,18 +2,21 @@
 
 import tracemalloc
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
 
-from gainrl_ray.actors.curriculum import CurriculumActor, _CurriculumProcess
+from gainrl_ray.actors.curriculum import Curriculum, CurriculumActor, _CurriculumProcess
 from gainrl_ray.config_curricula import GainConfig, UniformConfig
+from gainrl_ray.curricula.base import FixedStrategy
 from gainrl_ray.data.orders import StoredOrder, keep_order
 from gainrl_ray.data.problem_columns import ProblemIds, write_columns
+from gainrl_ray.errors import StaleAttemptError
 from gainrl_ray.storage import Storage
-from gainrl_ray.types import SlotOutcome, StepOutcome
+from gainrl_ray.types import SlotOutcome, StepOutcome, Window
 
 
 def _stored(folder: Path, size: int) -> tuple[StoredOrder, ProblemIds]:
@@ -66,3 +69,52 @@ def test_the_actor_maps_the_order_where_it_runs(
     assert window.problem_ids == tuple(str(row) for row in window.rows) and len(set(window.rows)) == 50
     if config.name == "gain":  # rank 0 is the last row, and ranks rise
         assert list(window.rows) == sorted(window.rows, reverse=True) and max(window.rows) > 950
+
+
+class _Counting(FixedStrategy):
+    """Refills with the rows from the number of observed steps on."""
+
+    name: ClassVar[str] = "uniform"
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._seen = 0
+
+    def _ranks(self, step: int, count: int) -> np.ndarray:
+        return np.arange(count)
+
+    def refill(self, step: int, count: int, drawn: np.ndarray) -> np.ndarray:
+        return drawn.max() + 1 + self._seen + np.arange(count)
+
+    def observe(self, outcome: StepOutcome) -> None:
+        self._seen += 1
+
+    def _state(self) -> dict[str, Any]:
+        return {"seen": self._seen}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._seen = state["seen"]
+
+
+def test_a_refill_is_drawn_from_the_state_that_its_window_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far the learners, and with them the observed steps, have come meanwhile."""
+    monkeypatch.setattr(
+        "gainrl_ray.actors.curriculum.build_strategy", lambda config, order, seed: _Counting(config, order, seed)
+    )
+    curriculum = Curriculum(UniformConfig(), range(100), [f"p{row}" for row in range(100)], 0)
+    curriculum.reset(0, None, [], [], 1)
+    slots = (SlotOutcome(slot=0, row=0, completions=2, accuracy=0.5, angle=0.0),)
+    first, second = (curriculum.select(step, 4, 1) for step in (0, 1))
+    curriculum.observe(StepOutcome(step=0, slots=slots), [0], 0, 1)
+    curriculum.select(2, 4, 1)
+    before = curriculum.ledger()
+    for _ in range(2):
+        assert curriculum.refill(1, 2, second.rows, 1) == Window(step=1, rows=(4, 5), problem_ids=("p4", "p5"))
+        assert curriculum.refill(2, 2, first.rows, 1).rows == (5, 6)
+    assert curriculum.refill(1, 1, (*second.rows, 4, 5), 1).rows == (6,)
+    assert curriculum.ledger() == before
+    report = curriculum.observe(StepOutcome(step=1, slots=slots), [0], 0, 1)
+    curriculum.reset(2, report.state, [], [], 2)
+    assert (curriculum.select(2, 4, 2).rows, curriculum.refill(2, 1, first.rows, 2).rows) == ((0, 1, 2, 3), (6,))
+    with pytest.raises(StaleAttemptError):
+        curriculum.refill(2, 1, first.rows, 1)

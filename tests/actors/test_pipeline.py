@@ -1,16 +1,18 @@
 """The restart protocol of the pipeline, against an in-memory generator: no engine, no Ray."""
 
 import json
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from gainrl_ray.actors.broadcast import Broadcast, Receivers
 from gainrl_ray.actors.curriculum import Curriculum
-from gainrl_ray.actors.generation import Generated
+from gainrl_ray.actors.generation import Ask, Round
 from gainrl_ray.actors.generation_loop import Parts
 from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.checkpoint import RunState, commit_due
@@ -30,7 +32,6 @@ from gainrl_ray.types import (
     RolloutGroup,
     Span,
     UpdateReport,
-    Window,
 )
 
 PROBLEMS, STEPS = 40, 6
@@ -57,14 +58,30 @@ class MemoryTable:
         )
 
 
+class OneAtATime:
+    """An object whose methods are called one at a time, as an actor's are."""
+
+    def __init__(self, inner: object) -> None:
+        self._inner, self._lock = inner, threading.Lock()
+
+    def __getattr__(self, name: str) -> Callable:
+        def call(*arguments, **named):
+            with self._lock:
+                return getattr(self._inner, name)(*arguments, **named)
+
+        return call
+
+
 class MemoryGenerator:
     """Graded groups as a pure function of (version, row); remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
+        self.rows: list[tuple[int, ...]] = []  # of each round
         self.synced: list[int] = []
         self.fail_at: int | None = None
         self.block_at: int | None = None
+        self.block_round = 0  # of that step
 
     def start(self) -> None: ...
 
@@ -83,39 +100,52 @@ class MemoryGenerator:
     def evaluate(self, table: MemoryTable, version: int) -> dict[str, float]:
         return {"eval/accuracy": version / 10, "eval/seconds": 0.0}
 
-    def groups(
-        self, window: Window, table: MemoryTable, version: int, cancelled: Callable[[], bool]
-    ) -> Generated | None:
-        if window.step == self.fail_at:
+    def round(
+        self,
+        step: int,
+        asks: Sequence[Ask],
+        table: MemoryTable,
+        version: int,
+        *,
+        deadline_s: float,
+        cancelled: Callable[[], bool],
+    ) -> Round | None:
+        if step == self.fail_at:
             raise EngineError("engine 0 died")
-        while window.step == self.block_at:
+        while step == self.block_at and [step for step, _ in self.asked].count(step) >= self.block_round:
             if cancelled():
                 return None
-        self.asked.append((window.step, version))
+        self.asked.append((step, version))
+        self.rows.append(tuple(ask.row for ask in asks))
         groups = tuple(
-            GradedGroup(group=self._group(table, slot, row, version), grades=self._grades(row, version))
-            for slot, row in enumerate(window.rows)
+            GradedGroup(
+                group=self._group(table, ask, version),
+                grades=self._grades(ask, version),
+            )
+            for ask in asks
         )
-        return Generated(groups=groups, generate_s=0.0, grade_s=0.0)
+        return Round(groups=groups, generate_s=0.0, grade_s=0.0)
 
-    def _group(self, table: MemoryTable, slot: int, row: int, version: int) -> RolloutGroup:
+    def _group(self, table: MemoryTable, ask: Ask, version: int) -> RolloutGroup:
         completions = tuple(
-            Completion(token_ids=(row, sample), logprobs=(-0.5, -0.25), finish_reason="stop", text=f"{version}")
-            for sample in range(2)
+            Completion(token_ids=(ask.row, sample), logprobs=(-0.5, -version), finish_reason="stop", text=f"{version}")
+            for sample in ask.samples
         )
         return RolloutGroup(
-            slot=slot,
-            row=row,
-            problem=table.problem(row),
-            prompt=table.prompt(row),
+            slot=ask.slot,
+            row=ask.row,
+            problem=table.problem(ask.row),
+            prompt=table.prompt(ask.row),
             completions=completions,
             policy_version=version,
         )
 
-    def _grades(self, row: int, version: int) -> tuple[Grade, Grade]:
+    def _grades(self, ask: Ask, version: int) -> tuple[Grade, ...]:
+        """All wrong, every other one right, or all right."""
         right = Grade(outcome=Outcome.CORRECT, reward=1.0)
         wrong = Grade(outcome=Outcome.WRONG, reward=0.0)
-        return ((wrong, wrong), (wrong, right), (right, right))[(row + version) % 3]
+        pattern = ((wrong, wrong), (wrong, right), (right, right))[(ask.row + version) % 3]
+        return tuple(pattern[sample % 2] for sample in ask.samples)
 
 
 class Receiver(MemoryGenerator):
@@ -161,9 +191,9 @@ class TurnTaker(MemoryGenerator):
         self._use(f"evaluation {version}")
         return super().evaluate(table, version)
 
-    def groups(self, window, table, version, cancelled):
-        self._use(f"step {window.step}")
-        return super().groups(window, table, version, cancelled)
+    def round(self, step, *arguments, **named):
+        self._use(f"step {step}")
+        return super().round(step, *arguments, **named)
 
     def sleep(self) -> None:
         self.awake = False
@@ -177,18 +207,19 @@ def report(rank: int = 0, **changes: float | None) -> UpdateReport:
     return UpdateReport(**(values | changes), angles={rank: 0.25}, seconds={})  # type: ignore[arg-type]
 
 
-def settings(staleness: int, workers: int = 1, **learner: float) -> Config:
-    return Config.model_validate(
-        {
-            "run": {"steps": STEPS},
-            "curriculum": {"name": "gain", "sigma": 5.0, "mu_step_scale": 8.0},
-            "rollout": {"problems_per_step": 4, "group_size": 2, "max_staleness": staleness},
-            "learner": {"workers": workers, **learner},
-            "evaluation": {"every": 2},
-            "checkpoint": {"every": 2},
-            "tracking": {"tensorboard": False},
-        }
-    )
+def settings(staleness: int, workers: int = 1, sections: dict[str, dict] | None = None, **learner: float) -> Config:
+    tree = {
+        "run": {"steps": STEPS},
+        "curriculum": {"name": "gain", "sigma": 5.0, "mu_step_scale": 8.0},
+        "rollout": {"problems_per_step": 4, "group_size": 2, "max_staleness": staleness},
+        "learner": {"workers": workers, **learner},
+        "evaluation": {"every": 2},
+        "checkpoint": {"every": 2},
+        "tracking": {"tensorboard": False},
+    }
+    for name, section in (sections or {}).items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return Config.model_validate(tree)
 
 
 @pytest.fixture
@@ -209,7 +240,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[RolloutPipeline, Memor
         )
         pipeline = RolloutPipeline(parts)
         ids = [f"p{i}" for i in range(PROBLEMS)]
-        pipeline.use_curriculum(Curriculum(config.curriculum, np.arange(PROBLEMS), ids, seed=3))
+        curriculum = OneAtATime(Curriculum(config.curriculum, np.arange(PROBLEMS), ids, seed=3))
+        pipeline.use_curriculum(curriculum)  # type: ignore[arg-type]
         opened.append(pipeline)
         return pipeline, generator
 
@@ -230,6 +262,16 @@ def drive(pipeline: RolloutPipeline, state: RunState | None, until: int, workers
         state = pipeline.complete(state.step, 0, report(), state.attempt, WAIT_S)
         states.append(state)
     return states
+
+
+def trained(pipeline: RolloutPipeline, attempt: int, step: int) -> list:
+    """What the step's batch holds: (token ids, generator_logprobs, slots) of every micro-batch."""
+    batch = pipeline.take(step, 0, attempt, WAIT_S)
+    return [
+        (microbatch.token_ids.tolist(), microbatch.generator_logprobs.tolist(), microbatch.slots.tolist())
+        for update in batch.updates
+        for microbatch in update
+    ]
 
 
 def history(folder: Path, run: str) -> list[tuple]:
@@ -384,7 +426,7 @@ def test_skipped_updates_in_a_row_stop_the_run(start) -> None:
             pipeline.complete(step, 0, report(skipped_updates=skipped), state.attempt, WAIT_S)
 
 
-BROADCAST = Broadcast(group="", address="", port=0, nccl=False, layout=(), probe=None)
+BROADCAST = Broadcast(group="", address="", port=0, way="gloo", layout=(), probe=None)
 
 
 def test_engines_generate_after_a_broadcast_before_the_store_has_the_version(start) -> None:
@@ -420,6 +462,114 @@ def test_engines_that_missed_a_broadcast_wait_for_the_store(start) -> None:
     pipeline.publish(1, state.attempt)
     assert pipeline.take(1, 0, state.attempt, WAIT_S).step == 1
     assert generator.synced == [0, 1]
+
+
+GROUPS = {
+    "dynamic_sampling": {"group_policy": {"name": "dynamic_sampling"}, "replay": {"fraction": 0.5, "capacity": 5}},
+    "greso": {"group_policy": {"name": "greso", "max_drawn": 4.0}},
+    "speed": {
+        "group_policy": {"name": "speed", "screen": 2, "max_refills": 1},
+        "replay": {"fraction": 0.25},
+        "rollout": {"group_size": 4},
+    },
+}
+GROUP_FIGURES = (
+    *("generated_groups", "accepted_groups", "missing_groups", "refill_rounds", "skipped_problems", "replayed_groups"),
+    *("group_policy/p_easy", "group_policy/p_hard", "replay_buffer", "total/problems", "total/rollouts"),
+    *("informative_groups", "accuracy"),
+)
+
+
+def figures(folder: Path, run: str) -> list[list[float | None]]:
+    """The figures of groups of every trained step."""
+    records = read_metrics(Storage(str(folder / run)))
+    return [[record.get(name) for name in GROUP_FIGURES] for record in records if record["step"] > 0]
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_killed_gang_goes_on_with_the_same_refills_and_replays(
+    start, tmp_path: Path, name: str, staleness: int
+) -> None:
+    config = settings(staleness, sections=GROUPS[name])
+    whole, generator = start(config, "whole")
+    states, batches = [whole.reset(None)], []
+    whole.publish(0, 1)
+    for step in range(STEPS):
+        batches.append(trained(whole, 1, step))
+        whole.publish(step + 1, 1)
+        states.append(whole.complete(step, 0, report(), 1, WAIT_S))
+    broken, again = start(config, "broken")
+    committed = drive(broken, None, 5)[4]
+    committed.save(tmp_path)
+    state = broken.reset(RunState.load(tmp_path))
+    rounds_before = len(again.rows)
+    broken.publish(4, 2)
+    for step in range(4, STEPS):
+        assert trained(broken, 2, step) == batches[step]
+        broken.publish(step + 1, 2)
+        state = broken.complete(step, 0, report(), 2, WAIT_S)
+        assert (state.curriculum, state.group_policy) == (states[step + 1].curriculum, states[step + 1].group_policy)
+    redone = len(again.rows) - rounds_before
+    assert 0 < redone < len(generator.rows) and again.rows[-redone:] == generator.rows[-redone:]
+    assert history(tmp_path, "broken") == history(tmp_path, "whole")
+    assert figures(tmp_path, "broken") == figures(tmp_path, "whole")
+    if (buffer := states[-1].replay) is not None:
+        assert state.replay is not None and state.replay.equals(buffer)
+
+
+def test_a_gang_killed_between_refills_draws_them_again(start, tmp_path: Path) -> None:
+    config = settings(0, sections={**GROUPS["dynamic_sampling"], "checkpoint": {"every": 1}})
+    whole, undisturbed = start(config, "whole")
+    drive(whole, None, STEPS)
+    rounds = [step for step, _ in undisturbed.asked]
+    step = next(step for step in range(1, STEPS) if rounds.count(step) > 2)
+    broken, generator = start(config, "broken")
+    generator.block_at, generator.block_round = step, 2
+    state = drive(broken, None, step)[-1]
+    deadline = time.monotonic() + WAIT_S
+    while [step for step, _ in generator.asked].count(step) < 2:
+        assert time.monotonic() < deadline, "the step's refills did not begin"
+    broken.reset(state)  # ends the round under way
+    generator.block_at = None
+    drive(broken, state, STEPS)
+    first = rounds.index(step)
+    assert generator.rows[: first + 2] == undisturbed.rows[: first + 2]
+    assert generator.rows[first + 2 :] == undisturbed.rows[first:]
+    assert figures(tmp_path, "broken") == figures(tmp_path, "whole")
+
+
+def test_ledger_rollouts_and_metrics_tell_of_every_group(start, tmp_path: Path) -> None:
+    """Groups of row r and version v have spread where (r + v) % 3 is 1."""
+    pipeline, _ = start(settings(0, sections=GROUPS["dynamic_sampling"]))
+    drive(pipeline, None, STEPS)
+    entries = history(tmp_path, "run")
+    records = [record for record in read_metrics(Storage(str(tmp_path / "run"))) if record["step"] > 0]
+    problems = 0
+    for (step, ids, statuses, version), record in zip(entries, records, strict=True):
+        generated = [int(id[1:]) for id, status in zip(ids, statuses, strict=True) if status != "replayed"]
+        spread = [(row + version) % 3 == 1 for row in generated]
+        assert list(statuses[: len(spread)]) == ["trained" if has else "left_out" for has in spread]
+        table = pq.read_table(tmp_path / f"run/rollouts/step_{step:06d}.parquet")
+        assert table["row"].to_pylist()[::2] == generated and len(set(generated)) == len(generated)
+        replayed = statuses.count("replayed")
+        problems += len(generated)
+        assert sum(spread) + replayed == 4, "refills go on until the step has what it wants"
+        assert [record[name] for name in GROUP_FIGURES[:2]] == [len(generated), sum(spread)]
+        assert (record["missing_groups"], record["replayed_groups"]) == (0, replayed)
+        assert record["informative_groups"] == pytest.approx(sum(spread) / len(spread))
+        assert (record["total/problems"], record["total/rollouts"]) == (problems, 2 * problems)
+    assert [entry[2].count("replayed") for entry in entries] == [0, 2, 2, 2, 2, 2]
+
+
+def test_a_used_up_budget_is_told_and_what_there_is_is_trained(start, tmp_path: Path) -> None:
+    pipeline, _ = start(settings(0, sections={"group_policy": {"name": "dynamic_sampling", "max_refills": 0}}))
+    drive(pipeline, None, 2)
+    (_, ids, statuses, _), record = history(tmp_path, "run")[0], read_metrics(Storage(str(tmp_path / "run")))[1]
+    lacks = 4 - statuses.count("trained")
+    assert lacks > 0 and record["missing_groups"] == lacks and len(ids) == 4
+    line = next(line for line in pipeline.progress(0)[0] if line.startswith("step 1/"))
+    assert f"| groups {4 - lacks} of 4, {lacks} missing when the budget was used up |" in line
 
 
 def drive_in_turns(pipeline: RolloutPipeline, generator: TurnTaker, state: RunState | None, until: int) -> RunState:

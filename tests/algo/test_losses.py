@@ -217,3 +217,46 @@ def test_gradient_agrees_with_finite_differences() -> None:
         shift = shift.view(2, 3)
         slope = (loss(point.detach() + shift) - loss(point.detach() - shift)).item() / 2e-2
         assert gradient.flatten()[index].item() == pytest.approx(slope, abs=2e-3)
+
+
+def test_importance_times_the_clipped_surrogate_is_the_clipped_ratio_to_the_behaviour_policy() -> None:
+    """The replay loss of DOTS: policy / behaviour, clipped to [(1 - eps) old / behaviour, (1 + eps) old / behaviour].
+
+    Worked for one token: behaviour 1/2, old 1/4, policy 3/8. Ratio 3/4; the range is [0.8, 1.2] / 2 = [0.4, 0.6];
+    advantage 1: -min(0.75, 0.6) = -0.6; advantage -1: -min(-0.75, -0.6) = 0.75.
+    """
+    config = LossConfig(clip_low=0.2, clip_high=0.2, importance_cap=1e6)
+    generator = torch.full((1, 1), log(0.5))
+    for advantage, expected in ((1.0, -0.6), (-1.0, 0.75)):
+        terms = policy_loss(
+            logprobs=torch.full((1, 1), log(3 / 8)),
+            old_logprobs=torch.full((1, 1), log(1 / 4)),
+            generator_logprobs=generator,
+            ref_logprobs=None,
+            advantages=torch.tensor([advantage]),
+            response_mask=torch.ones(1, 1, dtype=torch.bool),
+            token_weights=torch.ones(1, 1),
+            config=config,
+        )
+        assert terms.loss.item() == pytest.approx(expected, abs=1e-6)
+    draws = torch.Generator().manual_seed(1)
+    logprobs, old, behaviour = (-2 * torch.rand(6, 9, generator=draws, dtype=torch.float64) for _ in range(3))
+    advantages = torch.randn(6, generator=draws)
+    logprobs.requires_grad_()
+    ratio, bound = (logprobs - behaviour).exp(), (old - behaviour).exp()
+    clipped = torch.minimum(torch.maximum(ratio, 0.8 * bound), 1.2 * bound)
+    direct = -torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None]).sum()
+    (expected_gradient,) = torch.autograd.grad(direct, logprobs)
+    terms = policy_loss(
+        logprobs=logprobs,
+        old_logprobs=old,
+        generator_logprobs=behaviour,
+        ref_logprobs=None,
+        advantages=advantages,
+        response_mask=torch.ones(6, 9, dtype=torch.bool),
+        token_weights=torch.ones(6, 9),
+        config=config,
+    )
+    (gradient,) = torch.autograd.grad(terms.loss, logprobs)
+    assert terms.loss.item() == pytest.approx(direct.item(), rel=1e-5)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-5)

@@ -37,3 +37,16 @@ def test_entries_survive_json() -> None:
 def test_marking_what_was_never_planned_is_an_error() -> None:
     with pytest.raises(KeyError):
         Ledger().mark(0, 1, {0: SlotStatus.GRADED}, 0)
+
+
+def test_a_step_is_extended_once_by_what_was_drawn_beside_its_window() -> None:
+    ledger = Ledger()
+    ledger.plan(0, 1, ("a", "b"))
+    for _ in range(2):
+        ledger.extend(0, 1, ("a", "b", "c", "a"))
+        ledger.mark(0, 1, {0: SlotStatus.SKIPPED, 2: SlotStatus.GRADED, 3: SlotStatus.REPLAYED}, 0)
+    entry = ledger.committed(0)
+    assert entry is not None and entry.problem_ids == ("a", "b", "c", "a")
+    assert entry.statuses == [SlotStatus.SKIPPED, SlotStatus.PLANNED, SlotStatus.GRADED, SlotStatus.REPLAYED]
+    with pytest.raises(KeyError):
+        ledger.extend(1, 1, ("a",))

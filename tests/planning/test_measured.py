@@ -78,6 +78,13 @@ def test_known_costs_come_back(tmp_path: Path) -> None:
     assert (fitted.sync_s, fitted.rest_s) == (0.05, 0.01)
 
 
+@pytest.mark.parametrize("section", [{"group_policy": {"name": "speed", "screen": 2}}, {"replay": {"fraction": 0.5}}])
+def test_a_run_whose_steps_are_not_their_windows_is_refused(tmp_path: Path, section: dict[str, dict]) -> None:
+    config = Config.model_validate(settings().model_dump() | section)
+    with pytest.raises(ConfigError, match=r"measure one with all and 0"):
+        read_run(run_folder(tmp_path / "a", config))
+
+
 def test_a_run_predicts_another_of_the_same_costs(tmp_path: Path) -> None:
     fitted = fit([read_run(run_folder(tmp_path / "a", settings()))])
     other = read_run(run_folder(tmp_path / "b", settings(problems_per_step=16)))
