@@ -19,7 +19,7 @@ from pydantic import (
 from gainrl_ray.config_curricula import CurriculumConfig, GainConfig
 from gainrl_ray.config_node import Fraction, Node
 
-SHARED_FOLDERS = ("datasets", "indexes", "evaluations")
+SHARED_FOLDERS = ("datasets", "indexes", "evaluations", "comparisons")
 """Folders beside the runs in `run.storage`."""
 
 LARGEST_ENGINE_RANK = 512

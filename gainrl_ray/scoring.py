@@ -76,6 +76,11 @@ def scoring_shares(config: Config, wanted: Fingerprint) -> tuple[Share, ...]:
     return scoring_share(config), side_share(folder.child(_WORK))
 
 
+def scoring_seconds(config: Config, wanted: Fingerprint) -> float:
+    """Seconds that the scores of this index took, workers' start included. Raises DataError when it is not there."""
+    return Manifest.read(_folder(config, wanted)).scoring_seconds
+
+
 def ensure_order(config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print) -> StoredOrder:
     """The rows of `table`, the first to be trained first; scored now when `<storage>/indexes` does not hold them.
 
@@ -165,7 +170,10 @@ def _find_or_make(config: Config, table: ProblemTable, wanted: Fingerprint, prog
 
 
 def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Storage, progress: _Progress) -> int:
-    """Number of problems scored by this call; the index is in `folder` when it returns."""
+    """Number of problems scored by this call; the index is in `folder` when it returns.
+
+    What an interrupted call took for the problems that it scored is taken to be what this one takes for as many.
+    """
     plan = ScoringPlan(
         problems=table.path,
         work=folder.child(_WORK),
@@ -176,14 +184,16 @@ def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Stor
     )
     progress.say(f"scoring {len(table):,} problems with {config.model.path} ({config.model.dtype})")
     tell = partial(progress.tell, SCORED, total=len(table))
+    started = time.monotonic()
     scored = score_problems(plan, tell)
     tell(scored)
-    _collect(plan.work, wanted, len(table)).save(folder)
+    seconds = (time.monotonic() - started) * (len(table) / scored if scored else 1.0)
+    _collect(plan.work, wanted, len(table), seconds).save(folder)
     folder.delete(_WORK)
     return scored
 
 
-def _collect(work: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
+def _collect(work: Storage, wanted: Fingerprint, size: int, seconds: float) -> ScoredIndex:
     """The index of all parts.
 
     A row may stand in two parts when two runs scored the same problems at once; either will do.
@@ -208,6 +218,7 @@ def _collect(work: Storage, wanted: Fingerprint, size: int) -> ScoredIndex:
         prompt_tokens=whole["prompt_tokens"].to_numpy(),
         question_tokens=whole["question_tokens"].to_numpy(),
         fingerprint=wanted,
+        scoring_seconds=seconds,
     )
 
 

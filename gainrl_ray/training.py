@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gainrl_ray.actors.learner import MODEL_FOLDER
-from gainrl_ray.actors.resources import budget, preflight, shortage
-from gainrl_ray.actors.run import TrainingRun
+from gainrl_ray.actors.resources import Share, budget, preflight, shortage
+from gainrl_ray.actors.run import Pipelines, TrainingRun
 from gainrl_ray.actors.session import cluster_supply
-from gainrl_ray.cli import config_from_yaml, diff_configs, to_yaml
+from gainrl_ray.cli import changed_settings, config_from_yaml, to_yaml
 from gainrl_ray.config import Config
 from gainrl_ray.console import table
 from gainrl_ray.curricula.registry import strategy_class
@@ -21,7 +21,7 @@ from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.model.lora import check_peft
 from gainrl_ray.rewards.runner import RewardRunner
-from gainrl_ray.scoring import ensure_order, fingerprint, scoring_shares
+from gainrl_ray.scoring import ensure_order, fingerprint, scoring_seconds, scoring_shares
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
@@ -46,10 +46,11 @@ class RunSummary:
         return [record for record in self.records if "eval/accuracy" in record]
 
 
-def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
+def train(config: Config, run_name: str, say: Say = print, pipelines: Pipelines | None = None) -> RunSummary:
     """The summary of a finished or stopped run; continues the run when its folder holds one.
 
-    Ray must be connected. Progress goes to `say`, line by line.
+    Ray must be connected. Progress goes to `say`, line by line. The engines of `pipelines` are used and stay there,
+    to be ended by its owner; without it they end with the run.
 
     Raises:
         GainrlError: anything that the user can mend, with what was received and what to do.
@@ -62,7 +63,12 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     tables = _tables(config, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
     storage.write_text(CONFIG_FILE, to_yaml(config))
-    stopped = _run(config, run_name, tables, say)
+    lasting = pipelines or Pipelines()
+    try:
+        stopped = _run(config, run_name, tables, say, lasting)
+    finally:
+        if pipelines is None:
+            lasting.close()
     return RunSummary(
         name=run_name,
         folder=storage.uri,
@@ -84,8 +90,7 @@ def open_run(config: Config, run_name: str) -> Storage:
     if done == 0:
         return storage
     stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=storage.child(CONFIG_FILE).uri)
-    free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.")
-    changes = [change for change in diff_configs(stored, config) if not change.startswith(free)]
+    changes = changed_settings(stored, config)
     if changes and not config.run.allow_changed:
         raise ConfigError(
             f"run {run_name!r} in {config.run.storage} was started with another config:\n  "
@@ -98,6 +103,18 @@ def open_run(config: Config, run_name: str) -> Storage:
             "or give another --run.name"
         )
     return storage
+
+
+def prepare(config: Config, say: Say = print) -> float:
+    """Make what a run of `config` finds and would otherwise make; the seconds that its signal took, whenever it was.
+
+    Ray must be connected. Raises as `train`.
+    """
+    tables = _tables(config, say)
+    wanted = _wanted_index(config, tables)
+    _scoring_shares(config, wanted)
+    _order(config, tables, wanted, say)
+    return 0.0 if wanted is None else scoring_seconds(config, wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,20 +146,28 @@ def _tables(config: Config, say: Say) -> Tables:
     return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
-def _run(config: Config, run_name: str, tables: Tables, say: Say) -> bool:
+def _run(config: Config, run_name: str, tables: Tables, say: Say, pipelines: Pipelines) -> bool:
     """Find or make the order and train; the actors start beside the scoring where both fit on the cluster."""
     wanted = _wanted_index(config, tables)
-    scoring = scoring_shares(config, wanted) if wanted else ()
-    if scoring:
-        preflight(scoring, cluster_supply(), config.ray.autoscaling)
+    scoring = _scoring_shares(config, wanted)
     order = None
     if shortage((*budget(config), *scoring), cluster_supply()) is not None:
         order = _order(config, tables, wanted, say)
-    run = TrainingRun(config, run_name, train=tables.train, heldout=tables.heldout, pad_id=tables.pad_id)
+    run = TrainingRun(
+        config, run_name, pipelines=pipelines, train=tables.train, heldout=tables.heldout, pad_id=tables.pad_id
+    )
     try:
         return run.train(_order(config, tables, wanted, say) if order is None else order, say)
     finally:
         run.close()
+
+
+def _scoring_shares(config: Config, wanted: Fingerprint | None) -> tuple[Share, ...]:
+    """What a scoring that has yet to come asks for. Raises ResourceError when the cluster has not got it."""
+    scoring = scoring_shares(config, wanted) if wanted else ()
+    if scoring:
+        preflight(scoring, cluster_supply(), config.ray.autoscaling)
+    return scoring
 
 
 def _wanted_index(config: Config, tables: Tables) -> Fingerprint | None:
