@@ -4,29 +4,26 @@ Every run is an ordinary one, so that a comparison which was killed or stopped g
 """
 
 import json
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gainrl_ray.actors.lanes import Ended, Lanes
-from gainrl_ray.actors.pipeline_actor import engine_settings
+from gainrl_ray.actors.lanes import Lanes
 from gainrl_ray.actors.resources import budget, preflight, side_by_side
-from gainrl_ray.actors.run import Pipelines, stop_signals
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.comparing.command import Comparison
 from gainrl_ray.comparing.curves import CURVES_FILE, cell_records, curves, is_finished
 from gainrl_ray.comparing.grid import Arm, Cell, Grid, arms_text, changes, read_arms
 from gainrl_ray.comparing.markdown import to_markdown
+from gainrl_ray.comparing.schedule import Schedule
 from gainrl_ray.comparing.table import make_table, runs_by_arm
+from gainrl_ray.config import Config
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.storage import Storage
-from gainrl_ray.training import RunSummary, Say, prepare, train
+from gainrl_ray.training import Say, prepare
 
 COMPARISONS = "comparisons"
 ARMS_FILE, TABLE_FILE, MARKDOWN_FILE = "comparison.yaml", "table.json", "table.md"
-POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,93 +52,13 @@ def compare(comparison: Comparison, say: Say = print) -> ComparisonResult:
     scoring_seconds = {arm.name: prepare(_first_run(grid, arm), say) for arm in grid.arms}
     failed: list[dict[str, Any]] = []
     if pending:
-        failed = _Schedule(pending, len(grid.cells), _lanes(comparison, pending, say), say).run()
+        failed = Schedule(pending, len(grid.cells), _lanes(comparison, pending, say), say).run()
     table = _write(grid, folder, scoring_seconds, failed)
     unfinished = len(grid.cells) - sum(row["runs"] for row in table["rows"]) - len(failed)
     say("\n" + to_markdown(table) + f"\n{folder.uri}")
     if unfinished:
         say(f"{unfinished} of {len(grid.cells)} runs are not finished: --name={grid.name} continues")
     return ComparisonResult(folder=folder.uri, table=table, unfinished=unfinished)
-
-
-def run_cell(cell: Cell, pipelines: Pipelines) -> RunSummary:
-    """The summary of a cell's run, in a lane's process."""
-    return train(cell.config, cell.run_name, lambda _line: None, pipelines)
-
-
-class _Schedule:
-    """Hands cells to lanes until all have ended or a stop was asked for."""
-
-    def __init__(self, cells: Sequence[Cell], total: int, lanes: Lanes, say: Say) -> None:
-        self._waiting, self._lanes, self._say = list(cells), lanes, say
-        self._total, self._done, self._begun = total, total - len(cells), total - len(cells)
-        self._running: dict[int, tuple[Cell, float]] = {}
-        self._settings: dict[int, tuple[Any, ...]] = {}
-        self._failed: list[dict[str, Any]] = []
-        self._seconds: list[float] = []
-        self._stopping = threading.Event()
-
-    def run(self) -> list[dict[str, Any]]:
-        """Strategy, seed and error of each cell that failed."""
-        try:
-            with stop_signals(self._request_stop):
-                while self._give_out() or self._running:
-                    for ended in self._lanes.ended(POLL_S):
-                        self._take(ended)
-        finally:
-            self._lanes.close()
-        return self._failed
-
-    def _request_stop(self) -> None:
-        self._stopping.set()
-        self._say("stop asked for: every run ends after the step under way, with a commit")
-        self._lanes.request_stop()
-
-    def _give_out(self) -> bool:
-        """Give every idle lane a cell, one that can have its engines where there is one; whether any was given."""
-        given = False
-        for lane in set(range(self._lanes.count)) - set(self._running):
-            if not self._waiting or self._stopping.is_set():
-                break
-            fits = (cell for cell in self._waiting if engine_settings(cell.config) == self._settings.get(lane))
-            cell = next(fits, self._waiting[0])
-            self._waiting.remove(cell)
-            self._settings[lane] = engine_settings(cell.config)
-            self._running[lane] = (cell, time.monotonic())
-            self._begun += 1
-            self._say(f"[{self._begun}/{self._total}] {cell.arm}, seed {cell.seed}: begins")
-            self._lanes.submit(lane, run_cell, cell)
-            given = True
-        return given
-
-    def _take(self, ended: Ended) -> None:
-        cell, begun = self._running.pop(ended.lane)
-        seconds = time.monotonic() - begun
-        who = f"{cell.arm}, seed {cell.seed}"
-        if ended.error is not None:
-            self._failed.append({"strategy": cell.arm, "seed": cell.seed, "error": ended.error})
-            self._say(f"{who}: failed after {seconds:.0f} s: {ended.error}")
-        elif ended.result.stopped:
-            self._say(f"{who}: stopped after step {ended.result.records[-1]['step'] if ended.result.records else 0}")
-            return
-        else:
-            self._seconds.append(seconds)
-            self._say(f"{who}: {_figures(ended.result)} in {seconds:.0f} s")
-        self._done += 1
-        self._say(f"  {self._done} of {self._total} runs done{self._time_left()}")
-
-    def _time_left(self) -> str:
-        left = len(self._waiting) + len(self._running)
-        if not left or not self._seconds or self._stopping.is_set():
-            return ""
-        each, now = sum(self._seconds) / len(self._seconds), time.monotonic()
-        spent = sum(min(now - begun, each) for _, begun in self._running.values())
-        return f", about {(left * each - spent) / min(self._lanes.count, left) / 60:.0f} min left"
-
-
-def _figures(summary: RunSummary) -> str:
-    first, last = summary.evaluations[0]["eval/accuracy"], summary.evaluations[-1]["eval/accuracy"]
-    return f"held-out {first:.3f} -> {last:.3f}, {summary.records[-1]['step']} steps"
 
 
 def _take_up(grid: Grid, folder: Storage) -> None:
@@ -163,7 +80,7 @@ def _has_begun(name: str, arm: Arm) -> bool:
     return any(record["step"] > 0 for cell in cells for record in cell_records(cell))
 
 
-def _first_run(grid: Grid, arm: Arm) -> Any:
+def _first_run(grid: Grid, arm: Arm) -> Config:
     return next(cell.config for cell in grid.cells if cell.arm == arm.name)
 
 

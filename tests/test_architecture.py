@@ -19,7 +19,7 @@ LAYERS = (
     {"algo", "curricula"},
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
     {"actors"},
-    {"scoring", "training", "evaluation", "comparison", "report"},
+    {"scoring", "training", "evaluation", "comparing", "comparison", "report"},
     {"benchmarks", "planning"},
 )
 """A room is a module or folder of the package; it imports from its own layer and from those above in this list."""
