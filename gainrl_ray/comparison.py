@@ -49,7 +49,8 @@ def compare(comparison: Comparison, say: Say = print) -> ComparisonResult:
     pending = [cell for cell in grid.cells if not is_finished(cell, cell_records(cell))]
     begin = f"comparison {grid.name}: {len(grid.cells)} runs ({len(grid.arms)} arms)"
     say(f"{begin}, {len(grid.cells) - len(pending)} done; --name={grid.name} continues it")
-    scoring_seconds = {arm.name: prepare(_first_run(grid, arm), say) for arm in grid.arms}
+    tell = _each_once(say)
+    scoring_seconds = {arm.name: prepare(_first_run(grid, arm), tell) for arm in grid.arms}
     failed: list[dict[str, Any]] = []
     if pending:
         failed = Schedule(pending, len(grid.cells), _lanes(comparison, pending, say), say).run()
@@ -80,6 +81,17 @@ def _has_begun(name: str, arm: Arm) -> bool:
     return any(record["step"] > 0 for cell in cells for record in cell_records(cell))
 
 
+def _each_once(say: Say) -> Say:
+    said: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    return tell
+
+
 def _first_run(grid: Grid, arm: Arm) -> Config:
     return next(cell.config for cell in grid.cells if cell.arm == arm.name)
 
@@ -89,10 +101,10 @@ def _lanes(comparison: Comparison, pending: Sequence[Cell], say: Say) -> Lanes:
     budgets = list({budget(cell.config) for cell in pending})
     supply, autoscaling = cluster_supply(), comparison.base.ray.autoscaling
     for need in budgets:
-        say(preflight(need, supply, autoscaling))
+        preflight(need, supply, autoscaling)
     most = min(len(pending), comparison.parallel or len(pending))
     count = max(1, side_by_side(budgets, supply, most))
-    say(f"{count} at a time")
+    say(f"{count} at a time: {preflight(budgets[0], supply, autoscaling)}")
     return Lanes(count)
 
 
@@ -108,7 +120,7 @@ def _write(
         strategies=[arm.name for arm in grid.arms],
         target_accuracy=grid.target_accuracy,
         failed=failed,
-        gain_arms=[arm.name for arm in grid.arms if arm.config.curriculum.name == "gain"],
+        gain_arms=[arm.name for arm in grid.arms if arm.config.curriculum.name == "gain" and not arm.is_half],
     )
     folder.write_table(CURVES_FILE, rows)
     folder.write_text(TABLE_FILE, json.dumps(table, indent=1, allow_nan=False))

@@ -75,6 +75,11 @@ class Arm:
     seeds: tuple[int, ...]
     config: Config  # of its runs, but for name and seed
 
+    @property
+    def is_half(self) -> bool:
+        """Whether this is the twin of another arm, on half of its data."""
+        return self.name.endswith(f"-{HALF}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
