@@ -97,7 +97,7 @@ def _claim(claim: Mapping[str, Any]) -> str:
 
 
 def _interval(measure: str, found: Mapping[str, Any], key: str, sign: str = "") -> str:
-    return _number(measure, found[key], sign) + _bounds(found, f"{sign}{_form(measure)}")
+    return _number(measure, found[key], sign) + _bounds(found, f"{sign}z{_form(measure)}")
 
 
 def _bounds(found: Mapping[str, Any], form: str) -> str:
@@ -105,7 +105,7 @@ def _bounds(found: Mapping[str, Any], form: str) -> str:
 
 
 def _number(measure: str, value: float, sign: str = "") -> str:
-    return f"{value:{sign}{_form(measure)}}"
+    return f"{value:{sign}z{_form(measure)}}"  # z: no negative zero
 
 
 def _form(measure: str) -> str:
