@@ -17,7 +17,6 @@ from gainrl_ray.comparing.grid import Arm, Cell, Grid, arms_text, changes, read_
 from gainrl_ray.comparing.markdown import to_markdown
 from gainrl_ray.comparing.schedule import Schedule
 from gainrl_ray.comparing.table import make_table, runs_by_arm
-from gainrl_ray.config import Config
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.storage import Storage
 from gainrl_ray.training import Say, prepare
@@ -50,7 +49,7 @@ def compare(comparison: Comparison, say: Say = print) -> ComparisonResult:
     begin = f"comparison {grid.name}: {len(grid.cells)} runs ({len(grid.arms)} arms)"
     say(f"{begin}, {len(grid.cells) - len(pending)} done; --name={grid.name} continues it")
     tell = _each_once(say)
-    scoring_seconds = {arm.name: prepare(_first_run(grid, arm), tell) for arm in grid.arms}
+    scoring_seconds = {cell.run_name: prepare(cell.config, tell) for cell in grid.cells}
     failed: list[dict[str, Any]] = []
     if pending:
         failed = Schedule(pending, len(grid.cells), _lanes(comparison, pending, say), say).run()
@@ -90,10 +89,6 @@ def _each_once(say: Say) -> Say:
             say(line)
 
     return tell
-
-
-def _first_run(grid: Grid, arm: Arm) -> Config:
-    return next(cell.config for cell in grid.cells if cell.arm == arm.name)
 
 
 def _lanes(comparison: Comparison, pending: Sequence[Cell], say: Say) -> Lanes:

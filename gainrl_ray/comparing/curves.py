@@ -1,6 +1,6 @@
 """The curves of a comparison: one row for every run and step, read from the runs' metrics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
         ("total_rollouts", pa.int64()),
         ("total_tokens", pa.int64()),
         ("total_seconds", pa.float64()),  # of training and evaluating, since the engines served the first weights
-        ("scoring_seconds", pa.float64()),  # that making the arm's signal took, to be added
+        ("scoring_seconds", pa.float64()),  # that making the run's signals took, to be added
     ]
 )
 _TOTALS = ("problems", "rollouts", "tokens", "seconds")
@@ -42,10 +42,10 @@ def is_finished(cell: Cell, records: Sequence[Record]) -> bool:
     return bool(records) and records[-1]["step"] >= cell.config.run.steps and "eval/accuracy" in records[-1]
 
 
-def curves(runs: Iterable[tuple[Cell, Sequence[Record]]], scoring_seconds: dict[str, float]) -> pa.Table:
-    """The curves of these runs, with `SCHEMA`; `scoring_seconds` by arm."""
+def curves(runs: Iterable[tuple[Cell, Sequence[Record]]], scoring_seconds: Mapping[str, float]) -> pa.Table:
+    """The curves of these runs, with `SCHEMA`; `scoring_seconds` by the run's name."""
     rows = [
-        _row(record) | {"strategy": cell.arm, "seed": cell.seed, "scoring_seconds": scoring_seconds[cell.arm]}
+        _row(record) | {"strategy": cell.arm, "seed": cell.seed, "scoring_seconds": scoring_seconds[cell.run_name]}
         for cell, records in runs
         for record in records
     ]

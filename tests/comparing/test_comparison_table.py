@@ -11,7 +11,10 @@ from gainrl_ray.comparing.markdown import to_markdown
 from gainrl_ray.comparing.table import make_table, runs_by_arm
 from gainrl_ray.config import Config
 
-CONFIG = Config.model_validate({"run": {"steps": 4}, "evaluation": {"every": 2}})
+
+def cell(arm: str, seed: int, steps: int = 4) -> Cell:
+    config = Config.model_validate({"run": {"steps": steps, "name": f"c.{arm}.{seed}"}, "evaluation": {"every": 2}})
+    return Cell(arm=arm, seed=seed, config=config)
 
 
 def records(accuracies: tuple[float, float, float], step_s: float = 10.0) -> list[dict[str, Any]]:
@@ -32,18 +35,18 @@ RUNS = {
     ("gain", 0): records((0.1, 0.4, 0.6), step_s=5.0),
     ("gain", 1): records((0.1, 0.2, 0.3), step_s=5.0),
 }
-SCORING = {"uniform": 0.0, "gain": 7.0}
+SCORING = {f"c.{arm}.{seed}": 7.0 if arm == "gain" else 0.0 for arm in ("uniform", "gain") for seed in range(4)}
 
 
 def made(runs: dict[tuple[str, int], list[dict[str, Any]]], **changes: Any) -> dict[str, Any]:
-    cells = [(Cell(arm=arm, seed=seed, config=CONFIG), found) for (arm, seed), found in runs.items()]
+    cells = [(cell(arm, seed), found) for (arm, seed), found in runs.items()]
     values: dict[str, Any] = {"strategies": ["uniform", "gain"], "target_accuracy": 0.35, "failed": [], "gain_arms": []}
     table = make_table("c", runs_by_arm(curves(cells, SCORING)), **(values | changes))
     return json.loads(json.dumps(table, allow_nan=False))
 
 
 def test_curves_have_a_row_for_every_step() -> None:
-    table = curves([(Cell(arm="gain", seed=3, config=CONFIG), RUNS["gain", 0])], SCORING)
+    table = curves([(cell("gain", 3), RUNS["gain", 0])], SCORING)
     assert table.schema == SCHEMA and table["step"].to_pylist() == [0, 1, 2, 3, 4]
     assert table["eval_accuracy"].to_pylist() == [0.1, None, 0.4, None, 0.6]
     assert table["accuracy"].to_pylist() == [None, 0.5, 0.5, 0.5, 0.5]
@@ -55,12 +58,10 @@ def test_curves_have_a_row_for_every_step() -> None:
 
 
 def test_a_run_is_finished_when_its_last_step_is_evaluated() -> None:
-    cell = Cell(arm="gain", seed=0, config=CONFIG)
-    whole = RUNS["gain", 0]
-    assert is_finished(cell, whole)
-    assert not is_finished(cell, whole[:-1]) and not is_finished(cell, [])
-    longer = Config.model_validate({"run": {"steps": 6}})
-    assert not is_finished(Cell(arm="gain", seed=0, config=longer), whole)
+    own, whole = cell("gain", 0), RUNS["gain", 0]
+    assert is_finished(own, whole)
+    assert not is_finished(own, whole[:-1]) and not is_finished(own, [])
+    assert not is_finished(cell("gain", 0, steps=6), whole)
 
 
 def test_every_measure_of_an_arm() -> None:
@@ -126,8 +127,8 @@ def test_a_claim_holds_only_where_every_run_reached_it() -> None:
 
 def test_half_data_is_held_against_uniform_on_all() -> None:
     runs = RUNS | {("gain-half", seed): records((0.1, 0.2, 0.2)) for seed in (0, 1)}
-    cells = [(Cell(arm=arm, seed=seed, config=CONFIG), found) for (arm, seed), found in runs.items()]
-    arms = runs_by_arm(curves(cells, SCORING | {"gain-half": 0.0}))
+    cells = [(cell(arm, seed), found) for (arm, seed), found in runs.items()]
+    arms = runs_by_arm(curves(cells, SCORING | {f"c.gain-half.{seed}": 0.0 for seed in (0, 1)}))
     names = ["uniform", "gain", "gain-half"]
     table = make_table("c", arms, strategies=names, target_accuracy=None, failed=[], gain_arms=["gain"])
     claim = table["claims"][1]
