@@ -35,7 +35,7 @@ def to_markdown(table: Mapping[str, Any]) -> str:
         parts.append("## Published claims\n\n" + "\n".join(map(_claim, table["claims"])))
     if table["failed"]:
         lines = [f"- {run['strategy']}, seed {run['seed']}: {run['error']}" for run in table["failed"]]
-        parts.append("## Failed runs\n\n" + "\n".join(lines))
+        parts.append("## Failed runs\n\n" + "\n".join(line.replace("\n", "\n  ") for line in lines))
     return "\n\n".join(parts) + "\n"
 
 

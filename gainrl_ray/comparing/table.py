@@ -176,11 +176,12 @@ def _claims(rows: Sequence[dict[str, Any]], gain_arms: Sequence[str]) -> list[di
     """What GAIN-RL published beside what came of its arms; nothing where there is no uniform to hold it against."""
     by_name, claims = {row["strategy"]: row for row in rows}, []
     for arm in gain_arms:
-        if speedup := by_name[arm].get("speedup"):
+        speedup = by_name[arm].get("speedup")
+        if speedup and speedup["seeds"]:
             text = f"{arm} reaches uniform's final accuracy in {PUBLISHED_SPEEDUP:g} times fewer steps"
             claims.append(_claim(text, PUBLISHED_SPEEDUP, speedup, "ratio"))
         half = by_name.get(f"{arm}-{HALF}", {}).get("against", {}).get("uniform")
-        if half:
+        if half and half["final_accuracy"]["seeds"]:
             text = f"{arm} on half of the data ends no lower than uniform on all of it"
             claims.append(_claim(text, 0.0, half["final_accuracy"], "difference"))
     return claims
