@@ -46,6 +46,11 @@ def load_config(argv: Sequence[str], *, presets: Path, base: Path | None = None)
         print(page)
         sys.exit(0)
     config = resolve([*layers, Layer("on the command line", _override_tree(arguments.overrides))])
+    return with_absolute_paths(config, base)
+
+
+def with_absolute_paths(config: Config, base: Path) -> Config:
+    """The settings with each path that names something local made absolute, from `base`."""
     paths: dict[str, Any] = {
         "run": {"storage": _local(config.run.storage, base, always=True)},
         "model": {"path": _local(config.model.path, base)},
@@ -78,6 +83,12 @@ def diff_configs(old: Config, new: Config) -> list[str]:
     was, now = ({key: render(tree[key]) for key in tree} for tree in (before, after))
     pairs = {key: (was.get(key, "(absent)"), now.get(key, "(absent)")) for key in before | after}
     return [f"{key}: {left} -> {right}" for key, (left, right) in pairs.items() if left != right]
+
+
+def changed_settings(stored: Config, config: Config) -> list[str]:
+    """One "key: old -> new" for every setting that has to stay the same when a run is continued, and did not."""
+    free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.")
+    return [change for change in diff_configs(stored, config) if not change.startswith(free)]
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:

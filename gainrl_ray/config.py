@@ -21,7 +21,7 @@ from gainrl_ray.config_groups import AllGroupsConfig, GroupPolicyConfig, ReplayC
 from gainrl_ray.config_node import Fraction, Node
 from gainrl_ray.config_signals import SignalsConfig
 
-SHARED_FOLDERS = ("datasets", "indexes", "signals", "evaluations")
+SHARED_FOLDERS = ("datasets", "indexes", "signals", "evaluations", "comparisons")
 """Folders beside the runs in `run.storage`."""
 
 LARGEST_ENGINE_RANK = 512

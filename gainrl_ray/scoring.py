@@ -78,6 +78,11 @@ def scoring_shares(config: Config, wanted: Fingerprint) -> tuple[Share, ...]:
     return scoring_share(config), side_share(folder.child(_WORK))
 
 
+def scoring_seconds(config: Config, wanted: Fingerprint) -> float:
+    """Seconds that the scores of this index took, workers' start included. Raises DataError when it is not there."""
+    return Manifest.read(_folder(config, wanted)).scoring_seconds
+
+
 def ensure_order(
     config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print, signal: AngleSignal = "angle"
 ) -> StoredOrder:
@@ -180,7 +185,10 @@ def _find_or_make(config: Config, table: ProblemTable, wanted: Fingerprint, prog
 
 
 def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Storage, progress: Progress) -> int:
-    """Number of problems scored by this call; the index is in `folder` when it returns."""
+    """Number of problems scored by this call; the index is in `folder` when it returns.
+
+    What an interrupted call took for the problems that it scored is taken to be what this one takes for as many.
+    """
     plan = ScoringPlan(
         problems=table.path,
         work=folder.child(_WORK),
@@ -192,9 +200,11 @@ def _make(config: Config, table: ProblemTable, wanted: Fingerprint, folder: Stor
     )
     progress.say(f"scoring {len(table):,} problems with {config.model.path} ({config.model.dtype})")
     tell = partial(progress.tell, SCORED, total=len(table))
+    started = time.monotonic()
     scored = score_problems(plan, tell)
     tell(scored)
-    _index(collect(plan.work, len(table)), wanted).save(folder)
+    seconds = (time.monotonic() - started) * (len(table) / scored if scored else 1.0)
+    _index(collect(plan.work, len(table)), wanted, seconds).save(folder)
     folder.delete(_WORK)
     return scored
 
@@ -218,7 +228,7 @@ def collect(work: Storage, size: int) -> pa.Table:
     return whole.take(first)
 
 
-def _index(whole: pa.Table, wanted: Fingerprint) -> ScoredIndex:
+def _index(whole: pa.Table, wanted: Fingerprint, seconds: float) -> ScoredIndex:
     return ScoredIndex(
         rows=whole["row"].to_numpy(),
         problem_ids=whole["problem_id"],
@@ -227,6 +237,7 @@ def _index(whole: pa.Table, wanted: Fingerprint) -> ScoredIndex:
         prompt_tokens=whole["prompt_tokens"].to_numpy(),
         question_tokens=whole["question_tokens"].to_numpy(),
         fingerprint=wanted,
+        scoring_seconds=seconds,
     )
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from gainrl_ray.data.orders import StoredOrder, keep_order, sorted_places
 from gainrl_ray.data.parts import best_rows, describe, known_labels, part_size, random_rows
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.data.signal_store import StoredArray
+from gainrl_ray.data.signal_store import StoredArray, seconds_of
 from gainrl_ray.errors import ConfigError, DataError
-from gainrl_ray.scoring import ensure_index, ensure_order, fingerprint, scoring_shares
+from gainrl_ray.scoring import ensure_index, ensure_order, fingerprint, scoring_seconds, scoring_shares
 from gainrl_ray.signals import ensure_signal
 from gainrl_ray.storage import Storage
 
@@ -106,6 +106,26 @@ def ensure_inputs(config: Config, table: ProblemTable, prompts: PromptBuilder, s
     make = _Maker(config, settings, table, prompts, say)
     columns: dict[Column, StoredArray] = {name: make.column(name) for name in strategy.needs}
     return Inputs(order=make.order(strategy.signal, columns), columns=columns)
+
+
+def signal_seconds(config: Config, table: ProblemTable, prompts: PromptBuilder) -> float:
+    """Seconds that computing what the run's problems are chosen by took, whenever it was; all of it is there.
+
+    A signal counts once, whatever it is used for; lengths, labels and orders from files cost nothing here.
+    """
+    strategy = strategy_class(config.curriculum)
+    difficulty = getattr(config.curriculum, "difficulty", "pass_rate")
+    of_difficulty = "pass_rate" if difficulty == "pass_rate" else None
+    of_column = {"embedding": "embedding", "difficulty": of_difficulty}
+    of_order = {"angle": "angle", "pass_rate": "pass_rate", "difficulty": of_difficulty}
+    keep_by = config.data.keep_by if config.data.keep is not None else None
+    used = {keep_by, of_order.get(strategy.signal), *(of_column[name] for name in strategy.needs)}
+    seconds = scoring_seconds(config, fingerprint(config, table, prompts)) if "angle" in used else 0.0
+    for name in get_args(SignalName):
+        if name in used:
+            stored = ensure_signal(config, table.whole, prompts, name, lambda _: None)
+            seconds += seconds_of(stored)
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

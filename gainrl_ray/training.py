@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from gainrl_ray.actors.learner import MODEL_FOLDER
 from gainrl_ray.actors.resources import budget, preflight, shortage
-from gainrl_ray.actors.run import TrainingRun
+from gainrl_ray.actors.run import Pipelines, TrainingRun
 from gainrl_ray.actors.session import cluster_supply
-from gainrl_ray.cli import config_from_yaml, diff_configs, to_yaml
+from gainrl_ray.cli import changed_settings, config_from_yaml, to_yaml
 from gainrl_ray.config import Config
 from gainrl_ray.console import table
 from gainrl_ray.curricula.registry import strategy_class
@@ -22,7 +22,7 @@ from gainrl_ray.model.liger import check_liger
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.model.lora import check_peft
 from gainrl_ray.rewards.runner import RewardRunner
-from gainrl_ray.selection_inputs import ensure_inputs, ensure_part, shares_beside_engines
+from gainrl_ray.selection_inputs import ensure_inputs, ensure_part, shares_beside_engines, signal_seconds
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
@@ -47,10 +47,11 @@ class RunSummary:
         return [record for record in self.records if "eval/accuracy" in record]
 
 
-def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
+def train(config: Config, run_name: str, say: Say = print, pipelines: Pipelines | None = None) -> RunSummary:
     """The summary of a finished or stopped run; continues the run when its folder holds one.
 
-    Ray must be connected. Progress goes to `say`, line by line.
+    Ray must be connected. Progress goes to `say`, line by line. The engines of `pipelines` are used and stay there,
+    to be ended by its owner; without it they end with the run.
 
     Raises:
         GainrlError: anything that the user can mend, with what was received and what to do.
@@ -68,7 +69,12 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     started = _steps_done(storage) > 0
     part = ensure_part(config, tables.train, tables.prompts, storage, started=started, say=say)
     tables = replace(tables, train=part)
-    stopped = _run(config, run_name, tables, storage, say)
+    lasting = pipelines or Pipelines()
+    try:
+        stopped = _run(config, run_name, tables, storage, say, lasting)
+    finally:
+        if pipelines is None:
+            lasting.close()
     return RunSummary(
         name=run_name,
         folder=storage.uri,
@@ -90,8 +96,7 @@ def open_run(config: Config, run_name: str) -> Storage:
     if done == 0:
         return storage
     stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=storage.child(CONFIG_FILE).uri)
-    free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.")
-    changes = [change for change in diff_configs(stored, config) if not change.startswith(free)]
+    changes = changed_settings(stored, config)
     if changes and not config.run.allow_changed:
         raise ConfigError(
             f"run {run_name!r} in {config.run.storage} was started with another config:\n  "
@@ -108,6 +113,18 @@ def open_run(config: Config, run_name: str) -> Storage:
 
 def _steps_done(storage: Storage) -> int:
     return max((record["step"] for record in read_metrics(storage)), default=0)
+
+
+def prepare(config: Config, run_name: str, say: Say = print) -> float:
+    """Make what a run of `config` finds and would otherwise make; the seconds that its signals took, whenever it was.
+
+    Ray must be connected. Raises as `train`.
+    """
+    tables, storage = _tables(config, say), Storage(config.run.storage).child(run_name)
+    started = _steps_done(storage) > 0
+    train = ensure_part(config, tables.train, tables.prompts, storage, started=started, say=say)
+    ensure_inputs(config, train, tables.prompts, say)
+    return signal_seconds(config, train, tables.prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +157,9 @@ def _tables(config: Config, say: Say) -> Tables:
     return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
-def _run(config: Config, run_name: str, tables: Tables, storage: Storage, say: Say) -> bool:
+def _run(
+    config: Config, run_name: str, tables: Tables, storage: Storage, say: Say, pipelines: Pipelines
+) -> bool:
     """Find or make the strategy's inputs and train; the actors start beside that where both fit on the cluster."""
     train, supply = tables.train, cluster_supply()
     scoring = shares_beside_engines(config, train, tables.prompts)
@@ -149,7 +168,9 @@ def _run(config: Config, run_name: str, tables: Tables, storage: Storage, say: S
     inputs = None
     if scoring is None or shortage((*budget(config), *scoring), supply) is not None:
         inputs = ensure_inputs(config, train, tables.prompts, say)
-    run = TrainingRun(config, run_name, train=train, heldout=tables.heldout, pad_id=tables.pad_id)
+    run = TrainingRun(
+        config, run_name, pipelines=pipelines, train=train, heldout=tables.heldout, pad_id=tables.pad_id
+    )
     try:
         inputs = inputs or ensure_inputs(config, train, tables.prompts, say)
         storage.write_text(CONFIG_FILE, to_yaml(config))  # not before: what cannot start leaves the run as it was

@@ -19,7 +19,10 @@ LAYERS = (
     {"algo", "curricula"},
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
     {"actors"},
-    {"scoring", "signals", "diagnosis", "selection_inputs", "training", "evaluation", "comparison", "report"},
+    {
+        *("scoring", "signals", "diagnosis", "selection_inputs", "training", "evaluation", "comparing", "comparison"),
+        "report",
+    },
     {"benchmarks", "planning"},
 )
 """A room is a module or folder of the package; it imports from its own layer and from those above in this list."""

@@ -161,10 +161,15 @@ class Generator:
         grades, completions = self._grades(table, rows, samples, sampling, version, purpose="signal")
         return list(zip(completions, grades, strict=True))
 
-    def close(self) -> None:
-        """End the grading processes and the engines."""
+    def end_run(self) -> None:
+        """End the grading processes; the engines stay for another run, and serve it no weights of this one."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._runner.close()
+        self._pool.invalidate()
+
+    def close(self) -> None:
+        """End the grading processes and the engines."""
+        self.end_run()
         self._pool.close()
 
     def _grades(

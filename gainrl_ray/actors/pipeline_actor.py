@@ -20,20 +20,37 @@ CURRICULUM_DEADLINE_S = 120.0  # for answers of the curriculum actor, which only
 
 
 class _PipelineProcess(RolloutPipeline):
+    """One run's pipeline after another's, over the same engines."""
+
     def __init__(
         self, config: Config, *, run_name: str, train: ProblemTable, heldout: ProblemTable, pad_id: int
     ) -> None:
+        self._pool = RolloutPool(config)
+        self.begin_run(config, run_name=run_name, train=train, heldout=heldout, pad_id=pad_id)
+
+    def begin_run(
+        self, config: Config, *, run_name: str, train: ProblemTable, heldout: ProblemTable, pad_id: int
+    ) -> None:
+        """Serve a run whose `engine_settings` are those of the first; the one before has ended."""
+        self._store: ActorHandle | None = None
         super().__init__(
             Parts(
                 config=config,
-                generator=Generator(config, RolloutPool(config)),
+                generator=Generator(config, self._pool),
                 record=RunRecord(config, run_name, Storage(config.run.storage).child(run_name)),
                 train=train,
                 heldout=heldout,
                 pad_id=pad_id,
             )
         )
-        self._store: ActorHandle | None = None
+
+    def end_run(self) -> None:
+        """End what belongs to the run; the engines stay, and load the weights of the next one before they serve it."""
+        self._end_attempt()
+        self._parts.generator.end_run()
+        self._parts.record.close()
+        if self._store is not None:
+            ray.kill(self._store)
 
     def use_curriculum_actor(self, actor: ActorHandle) -> None:
         """As `use_curriculum`, by the actor's handle."""
@@ -52,3 +69,8 @@ class _PipelineProcess(RolloutPipeline):
 
 
 PipelineActor: Any = ray.remote(num_cpus=0)(_PipelineProcess)
+
+
+def engine_settings(config: Config) -> tuple[Any, ...]:
+    """All that engines are made and kept by: runs in which it is equal can have the same ones."""
+    return config.model, config.rollout, config.sync, config.lora, config.learner, config.ray, config.sequence_tokens

@@ -56,12 +56,13 @@ class RolloutPool:
         self._store = store
 
     def start(self) -> None:
-        """Start all engines side by side and wait for them; on a cluster that grows, for the first.
+        """Start the engines that are not up side by side, for a run; wait for all, on a growing cluster for the first.
 
         Raises:
             ResourceError: the cluster has no room. EngineError, DeadlineError: an engine did not start.
         """
         with self._drive("start"):
+            self._restarts = 0
             enough = 1 if self._config.ray.autoscaling else len(self._slots)
             self._tend_until(lambda: sum(slot.is_up for slot in self._slots) >= enough, "the start of engines")
 

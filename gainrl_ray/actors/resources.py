@@ -1,6 +1,6 @@
 """One resource budget: what every part asks for, from the config alone, and the check against the cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gainrl_ray.config import Config
@@ -63,6 +63,12 @@ def shortage(shares: tuple[Share, ...], supply: Mapping[str, float]) -> str | No
             detail = " + ".join(f"{share.count} {share.part} x {each:g}" for share, each in parts)
             lines.append(f"{resource}: needed {need:g} ({detail}), the cluster has {have:g}")
     return "; ".join(lines) or None
+
+
+def side_by_side(budgets: Sequence[tuple[Share, ...]], supply: Mapping[str, float], most: int) -> int:
+    """How many runs, each as large as the largest of `budgets`, fit into `supply` at a time, 0 to `most`."""
+    counts = range(most, 0, -1)
+    return next((count for count in counts if not any(shortage(need * count, supply) for need in budgets)), 0)
 
 
 def preflight(shares: tuple[Share, ...], supply: Mapping[str, float], autoscaling: bool) -> str:

@@ -1,4 +1,4 @@
-"""A training run's actors, from their start to their end, and the watching driver."""
+"""A training run's actors, from their start to their end, and the watching of it."""
 
 import logging
 import signal
@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from gainrl_ray.actors.curriculum import CurriculumActor
 from gainrl_ray.actors.learner import LearnerTask, train_loop
-from gainrl_ray.actors.pipeline_actor import PipelineActor
+from gainrl_ray.actors.pipeline_actor import PipelineActor, engine_settings
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
 from gainrl_ray.config import Config
@@ -31,6 +31,57 @@ POLL_S = 0.5
 FAILURE_GRACE_S = 30.0
 
 
+class Pipelines:
+    """The pipeline actor of one run after another: its engines stay for the next run that can use them.
+
+    One thread opens and closes; `request_stop` may come from another.
+    """
+
+    def __init__(self) -> None:
+        self._actor: ActorHandle | None = None
+        self._settings: tuple[Any, ...] = ()
+        self._deadline_s = 0.0
+        self._stop = False
+
+    def open(
+        self, config: Config, run_name: str, *, train: ProblemTable, heldout: ProblemTable, pad_id: int
+    ) -> ActorHandle:
+        """The pipeline actor, ready for this run; the one before has ended."""
+        settings, run = engine_settings(config), {"train": train, "heldout": heldout, "pad_id": pad_id}
+        if self._actor is not None and settings != self._settings:
+            self.close()
+        if self._actor is None:
+            self._settings, self._deadline_s = settings, config.rollout.start_deadline_s
+            threads = 2 * config.learner.workers + 8
+            self._actor = PipelineActor.options(max_concurrency=threads).remote(config, run_name=run_name, **run)
+        else:
+            self._remote(self._actor).begin_run(config, run_name=run_name, **run)
+        assert self._actor is not None
+        if self._stop:
+            self.request_stop()
+        return self._actor
+
+    def request_stop(self) -> None:
+        """End the present run, and each that comes later, after the step under way, with a commit."""
+        self._stop = True
+        if (actor := self._actor) is not None:
+            actor.request_stop.remote()
+
+    def close(self) -> None:
+        """End the pipeline and its engines, whatever state they are in."""
+        if self._actor is None:
+            return
+        try:
+            self._remote(self._actor).close()
+        except (GainrlError, RayError) as error:
+            logger.warning("the pipeline did not close: %s", error)
+        ray.kill(self._actor)
+        self._actor = None
+
+    def _remote(self, actor: ActorHandle) -> Remote:
+        return Remote(actor, "pipeline", self._deadline_s)
+
+
 class TrainingRun:
     """The actors of a run: engines come up at once, learners when the order is known.
 
@@ -38,13 +89,19 @@ class TrainingRun:
     """
 
     def __init__(
-        self, config: Config, run_name: str, *, train: ProblemTable, heldout: ProblemTable, pad_id: int
+        self,
+        config: Config,
+        run_name: str,
+        *,
+        pipelines: Pipelines,
+        train: ProblemTable,
+        heldout: ProblemTable,
+        pad_id: int,
     ) -> None:
         self._config, self._run_name, self._problems = config, run_name, train
         self._curriculum: ActorHandle | None = None
-        self._pipeline = PipelineActor.options(max_concurrency=2 * config.learner.workers + 8).remote(
-            config, run_name=run_name, train=train, heldout=heldout, pad_id=pad_id
-        )
+        self._pipelines = pipelines
+        self._pipeline = pipelines.open(config, run_name, train=train, heldout=heldout, pad_id=pad_id)
         self._control = Remote(self._pipeline, "pipeline", config.rollout.start_deadline_s)
 
     def train(self, order: StoredOrder | range, columns: Mapping[Column, StoredArray], say: Say) -> bool:
@@ -66,18 +123,18 @@ class TrainingRun:
             probe_tokens=self._problems.prompt(0).token_ids,
         )
         fit = _Fit(build_trainer(config, self._run_name, train_loop, task).fit)
-        with _stop_signals(self._pipeline):
+        with stop_signals(self._pipeline.request_stop.remote):
             return _watch(fit, self._control, say)
 
     def close(self) -> None:
-        """End all actors."""
+        """End all that is the run's own; the engines stay with their `Pipelines`, unless the pipeline is broken."""
         try:
-            self._control.close()
+            self._control.end_run()
         except (GainrlError, RayError) as error:
-            logger.warning("the pipeline did not close: %s", error)
-        for actor in (self._pipeline, self._curriculum):
-            if actor is not None:
-                ray.kill(actor)
+            logger.warning("the pipeline did not end its run: %s", error)
+            self._pipelines.close()
+        if self._curriculum is not None:
+            ray.kill(self._curriculum)
 
 
 class _Fit(threading.Thread):
@@ -122,15 +179,15 @@ def _watch(fit: _Fit, pipeline: Remote, say: Say) -> bool:
 
 
 @contextmanager
-def _stop_signals(pipeline: Any) -> Iterator[None]:
-    """Ctrl-C and SIGTERM (`ray job stop`) ask the run to commit and end; a second Ctrl-C interrupts at once."""
+def stop_signals(request_stop: Callable[[], Any]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM (`ray job stop`) ask for an end with a commit; a second Ctrl-C interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ask(number: int, _frame: Any) -> None:
         signal.signal(signal.SIGINT, previous[signal.SIGINT])
-        pipeline.request_stop.remote()
+        request_stop()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -21,7 +21,7 @@ MANIFEST_FILE = "manifest.json"
 
 AngleSignal = Literal["angle", "angle_residual", "c_intra", "c_inter"]
 
-_FORMAT = 1
+_FORMAT = 2
 _ORDER = "order-"
 _SHOWN_IDS = 5
 _ARRAYS = ("c_intra", "c_inter", "prompt_tokens", "question_tokens")
@@ -63,6 +63,7 @@ class Manifest:
     fingerprint: Fingerprint
     problems: int
     length_correlation: float  # see ScoredIndex
+    scoring_seconds: float = 0.0
 
     def check(self, fingerprint: Fingerprint, size: int) -> None:
         """Refuse an index of other inputs.
@@ -108,6 +109,7 @@ class Manifest:
                 Fingerprint(**values["fingerprint"]),
                 int(values["problems"]),
                 float("nan") if correlation is None else float(correlation),
+                float(values["scoring_seconds"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
@@ -131,6 +133,7 @@ class ScoredIndex:
         prompt_tokens: np.ndarray,
         question_tokens: np.ndarray,
         fingerprint: Fingerprint,
+        scoring_seconds: float = 0.0,
     ) -> None:
         """Check and take the scores.
 
@@ -140,6 +143,7 @@ class ScoredIndex:
             c_intra, c_inter: [N] angle concentration within the question, diagonal included, and to the prefix.
             prompt_tokens, question_tokens: [N] lengths.
             fingerprint: what the scores were computed from.
+            scoring_seconds: that computing them took.
 
         Raises:
             DataError: scores that are not finite, with their problem ids; rows that are missing or double; arrays of
@@ -152,6 +156,7 @@ class ScoredIndex:
         self.prompt_tokens = np.asarray(prompt_tokens, dtype=np.int64)
         self.question_tokens = np.asarray(question_tokens, dtype=np.int64)
         self.fingerprint = fingerprint
+        self.scoring_seconds = scoring_seconds
         self._check_shapes()
         self._check_values()
 
@@ -200,7 +205,7 @@ class ScoredIndex:
     @property
     def manifest(self) -> "Manifest":
         """What tells this index from others."""
-        return Manifest(self.fingerprint, len(self), self.length_correlation)
+        return Manifest(self.fingerprint, len(self), self.length_correlation, self.scoring_seconds)
 
     def save(self, storage: Storage) -> None:
         """Write scores.parquet and, last, manifest.json into a folder; orders of earlier scores there go."""
@@ -231,6 +236,7 @@ class ScoredIndex:
             rows=table["row"].to_numpy(),
             problem_ids=table["problem_id"],
             fingerprint=manifest.fingerprint,
+            scoring_seconds=manifest.scoring_seconds,
             **arrays,
         )
 

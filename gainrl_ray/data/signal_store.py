@@ -93,3 +93,8 @@ def keep_signal(
     manifest = {"format": _FORMAT, **asdict(origin), "problems": len(ids), "seconds": seconds}
     folder.write_text(MANIFEST_FILE, json.dumps(manifest, indent=1))
     return StoredArray(folder=folder, name=name)
+
+
+def seconds_of(stored: StoredArray) -> float:
+    """Seconds that computing a signal took, whenever it was."""
+    return float(json.loads(stored.folder.read_text(MANIFEST_FILE))["seconds"])

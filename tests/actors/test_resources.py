@@ -2,7 +2,7 @@
 
 import pytest
 
-from gainrl_ray.actors.resources import Share, budget, preflight, shortage
+from gainrl_ray.actors.resources import Share, budget, preflight, shortage, side_by_side
 from gainrl_ray.config import Config
 from gainrl_ray.errors import ResourceError
 
@@ -21,6 +21,15 @@ def test_a_growing_cluster_is_waited_for() -> None:
     shares = (Share(part="engine", count=2, cpus=1.0, gpus=1.0),)
     line = preflight(shares, {"CPU": 1.0}, autoscaling=True)
     assert "waiting for nodes" in line and "GPU: needed 2 (2 engine x 1), the cluster has 0" in line
+
+
+def test_as_many_runs_fit_side_by_side_as_the_largest_leaves_room_for() -> None:
+    one = budget(Config())  # 0.5 CPUs of a learner and 0.5 of an engine
+    two = budget(Config.model_validate({"rollout": {"engines": 3}}))
+    assert side_by_side([one], {"CPU": 4.0}, most=10) == 4
+    assert side_by_side([one, two], {"CPU": 4.0}, most=10) == 2
+    assert side_by_side([one], {"CPU": 4.0}, most=3) == 3
+    assert side_by_side([one], {"CPU": 0.5}, most=3) == 0
 
 
 def test_zero_amounts_are_not_in_a_bundle() -> None:
