@@ -475,6 +475,13 @@ class TrackingConfig(Node):
     """Write every step's rollouts as parquet."""
 
 
+class ReportConfig(Node):
+    """The run's report.html."""
+
+    every: NonNegativeInt = 0
+    """Write the report after every so many steps, too; 0 = only at the end."""
+
+
 class Config(Node):
     """All settings of gainrl-ray."""
 
@@ -494,6 +501,7 @@ class Config(Node):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+    report: ReportConfig = ReportConfig()
 
     @property
     def sequence_tokens(self) -> int:

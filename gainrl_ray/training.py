@@ -20,13 +20,14 @@ from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.model.lora import check_peft
+from gainrl_ray.report.live import reporting
+from gainrl_ray.report.provenance import write_environment, write_order
 from gainrl_ray.rewards.runner import RewardRunner
+from gainrl_ray.run_record import CONFIG_FILE
 from gainrl_ray.scoring import ensure_order, fingerprint, scoring_shares
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
-
-CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,9 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     tables = _tables(config, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
     storage.write_text(CONFIG_FILE, to_yaml(config))
-    stopped = _run(config, run_name, tables, say)
+    write_environment(storage, cluster_supply())
+    with reporting(storage, config.report.every, say):
+        stopped = _run(config, run_name, tables, say)
     return RunSummary(
         name=run_name,
         folder=storage.uri,
@@ -84,7 +87,7 @@ def open_run(config: Config, run_name: str) -> Storage:
     if done == 0:
         return storage
     stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=storage.child(CONFIG_FILE).uri)
-    free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.")
+    free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.", "report.")
     changes = [change for change in diff_configs(stored, config) if not change.startswith(free)]
     if changes and not config.run.allow_changed:
         raise ConfigError(
@@ -140,7 +143,9 @@ def _run(config: Config, run_name: str, tables: Tables, say: Say) -> bool:
         order = _order(config, tables, wanted, say)
     run = TrainingRun(config, run_name, train=tables.train, heldout=tables.heldout, pad_id=tables.pad_id)
     try:
-        return run.train(_order(config, tables, wanted, say) if order is None else order, say)
+        order = _order(config, tables, wanted, say) if order is None else order
+        write_order(Storage(config.run.storage).child(run_name), order, strategy_class(config.curriculum).signal)
+        return run.train(order, say)
     finally:
         run.close()
 

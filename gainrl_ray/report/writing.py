@@ -1,0 +1,17 @@
+"""The report of a run, written again and again as the run goes on."""
+
+from gainrl_ray.report.run_data import RunReader
+from gainrl_ray.report.run_page import REPORT_FILE, run_page
+from gainrl_ray.storage import Storage
+
+
+class RunReport:
+    """A run's report.html."""
+
+    def __init__(self, run: Storage) -> None:
+        self._run, self._reader = run, RunReader(run)
+
+    def write(self) -> str:
+        """Write the report of the run as it is now; where it is. Raises DataError as RunReader.read."""
+        self._run.write_text(REPORT_FILE, run_page(self._reader.read()))
+        return self._run.child(REPORT_FILE).uri
