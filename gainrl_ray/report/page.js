@@ -105,6 +105,7 @@ function themed(layout) {
   for (const axis of Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name))) {
     made[axis] = {
       ...layout[axis],
+      title: { ...layout[axis].title, font: { size: narrow.matches ? 11 : 13 } },
       gridcolor: colour("--grid"),
       zerolinecolor: colour("--grid"),
       linecolor: colour("--edge"),

@@ -16,7 +16,6 @@ SHARE_SCALE = ((0.0, "#46479c"), (0.25, "#2a788e"), (0.5, "#22a884"), (0.75, "#7
 """Of shares from 0 to 1: viridis without its dark end, so that 0 differs from an empty cell on any background."""
 DENSITY_SCALE = ((0.0, "rgba(43,123,186,0.12)"), (1.0, "rgba(43,123,186,1)"))
 """Of densities, which fade into the background."""
-BAND_OPACITY = 0.18
 INK = "ink"
 """As a trace's `meta`: its line has the colour of text."""
 
@@ -44,7 +43,9 @@ def line(x: np.ndarray, y: np.ndarray, name: str, colour: str, hover: str, **mor
     return go.Scatter(x=x, y=y, name=name, line=style, hovertemplate=f"%{{y:{hover}}}", **defaults)
 
 
-def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, name: str, colour: str, **more: Any) -> go.Scatter:
+def band(
+    x: np.ndarray, low: np.ndarray, high: np.ndarray, name: str, colour: str, strength: float = 0.18, **more: Any
+) -> go.Scatter:
     """The area between two curves; of a single point, a vertical bar of the same meaning."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return go.Scatter(
@@ -55,7 +56,7 @@ def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, name: str, colour: st
         line={"color": colour, "width": 0 if len(x) > 1 else 8},
         opacity=1.0 if len(x) > 1 else 0.4,
         fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},{BAND_OPACITY})",
+        fillcolor=f"rgba({red},{green},{blue},{strength})",
         hoverinfo="skip",
         **more,
     )

@@ -55,9 +55,8 @@
       element("pre", {}, completion),
       element(
         "div", {},
-        element("div", { class: "reward" }, `reward ${+reward.toFixed(4)}`),
-        element("div", { class: "outcome " + outcome }, outcome),
-        element("p", { class: "label" }, `sample ${sample + 1}, ${tokens} tokens${cut}`)
+        element("div", { class: "reward" }, `${+reward.toFixed(4)} `, element("b", { class: "outcome " + outcome }, outcome)),
+        element("p", { class: "label" }, `no. ${sample + 1}, ${tokens} tokens${cut}`)
       )
     );
   }

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs
 
 from gainrl_ray.run_record import ROLLOUTS
 from gainrl_ray.storage import Storage
@@ -51,7 +50,7 @@ class RolloutReader:
 
     def __init__(self, run: Storage) -> None:
         self._folder = run.child(ROLLOUTS)
-        self._known: dict[str, tuple[Any, StepRollouts]] = {}
+        self._known: dict[str, tuple[str, StepRollouts]] = {}
 
     def read(self, last_step: int) -> list[StepRollouts]:
         """Every step up to `last_step`, in order. Raises DataError for a file that cannot be read."""
@@ -68,11 +67,9 @@ class RolloutReader:
                 self._known[name] = stamp, summarise(_step(name), table, limit)
         return [self._known[name][1] for name in sorted(files)]
 
-    def _files(self) -> dict[str, Any]:
-        """File name -> what changes when the file does."""
-        selector = pyarrow.fs.FileSelector(self._folder.path, allow_not_found=True)
-        found = self._folder.filesystem.get_file_info(selector)
-        return {info.base_name: (info.size, info.mtime_ns) for info in found if _FILE.fullmatch(info.base_name)}
+    def _files(self) -> dict[str, str]:
+        """File name -> its stamp."""
+        return {name: self._folder.stamp(name) for name in self._folder.list() if _FILE.fullmatch(name)}
 
 
 def summarise(step: int, table: pa.Table, limit: int) -> StepRollouts:

@@ -102,7 +102,9 @@ def seconds(run: RunData) -> go.Figure:
         means = [values[groups == group].mean() for group in found]
         centres = found * width + (width + 1) / 2
         hover = f"{part} %{{y:.2f}} s<extra></extra>"
-        traces.append(go.Bar(x=centres, y=means, name=part, marker={"color": colour}, hovertemplate=hover))
+        traces.append(
+            go.Bar(x=centres, y=means, name=part, marker={"color": colour, "line": {"width": 0}}, hovertemplate=hover)
+        )
     return figure(traces, STEP, "seconds a step", barmode="stack", bargap=0.15, yaxis_rangemode="tozero")
 
 
@@ -114,7 +116,7 @@ def lengths(run: RunData) -> go.Figure | None:
     values = np.array([step.length_quantiles for step in run.rollouts])
     traces = [
         band(steps, values[:, 0], values[:, 4], "5 % to 95 %", BLUE),
-        band(steps, values[:, 1], values[:, 3], "25 % to 75 %", BLUE),
+        band(steps, values[:, 1], values[:, 3], "25 % to 75 %", BLUE, strength=0.35),
         line(steps, values[:, 2], "median", BLUE, ".0f"),
     ]
     return figure(traces, STEP, "completion length (tokens)", yaxis_rangemode="tozero")
