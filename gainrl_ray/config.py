@@ -7,8 +7,6 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -18,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+from gainrl_ray.config_curricula import CurriculumConfig, GainConfig
+from gainrl_ray.config_node import Fraction, Node
 
 SHARED_FOLDERS = ("datasets", "indexes", "evaluations")
 """Folders beside the runs in `run.storage`."""
@@ -31,14 +30,6 @@ R1_SYSTEM_PROMPT = (
     "The assistant first thinks about the reasoning process and then gives the user the answer. "
     "The final answer is put within \\boxed{}."
 )
-
-
-class Node(BaseModel):
-    """A frozen section of the tree; unknown keys are errors."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
 
 
 class RunConfig(Node):
@@ -201,50 +192,6 @@ class ScoringConfig(Node):
     """Longest wait for scoring, s."""
 
 
-class GainConfig(Node):
-    """GAIN-RL's Gaussian window over the sorted index (arXiv 2506.02281)."""
-
-    name: Literal["gain"] = "gain"
-    form: Literal["paper", "compat"] = "paper"
-    """`paper`, or `compat`: the released code's mean update (one sensitivity, halved accuracy, never back)."""
-    sigma: PositiveFloat = 1000.0
-    """Window width: ranks when above 1, a fraction of N when at most 1."""
-    mu_start: NonNegativeFloat = 0.0
-    """First window centre: ranks when above 1, a fraction of N when at most 1."""
-    mu_step_scale: PositiveFloat | None = None
-    """Scale of a mean update (the paper's n): ranks when above 1, a fraction of N when at most 1; none = 1024
-    ranks (`paper`) or 500 (`compat`)."""
-    accuracy_sensitivity: PositiveFloat = 2.0
-    """Slope of tanh in (accuracy - target)."""
-    angle_sensitivity: NonNegativeFloat = 0.5
-    """Slope of tanh in the angle concentration; `compat` uses accuracy_sensitivity for both."""
-    target_accuracy: Fraction = 0.5
-    """Accuracy at which the accuracy term is zero."""
-
-
-class LengthConfig(GainConfig):
-    """GAIN-RL's controller over prompts sorted by length: the control that a signal has to beat."""
-
-    name: Literal["length"] = "length"  # pyright: ignore[reportIncompatibleVariableOverride]
-    descending: bool = False
-    """Longest prompt first."""
-
-
-class UniformConfig(Node):
-    """Shuffled passes: no problem twice within a pass."""
-
-    name: Literal["uniform"] = "uniform"
-
-
-class SequentialConfig(Node):
-    """Dataset order, pass after pass."""
-
-    name: Literal["sequential"] = "sequential"
-
-
-CurriculumConfig = Annotated[GainConfig | LengthConfig | UniformConfig | SequentialConfig, Field(discriminator="name")]
-
-
 class RolloutConfig(Node):
     """vLLM engines and sampling."""
 
@@ -384,7 +331,7 @@ class LearnerConfig(Node):
     """Keep optimizer states in host memory (ZeRO 1-3)."""
     offload_params: Literal["none", "cpu"] = "none"
     """Keep parameters in host memory (ZeRO 3)."""
-    deepspeed: dict[str, Any] = {}
+    deepspeed: dict[str, Any] = Field(default={})
     """Extra DeepSpeed configuration, merged over what this tree gives."""
     microbatch_tokens: PositiveInt = 16384
     """Padded tokens of one forward-backward pass."""

@@ -205,7 +205,8 @@ class SlotOutcome:
 
     slot: int
     row: int
-    accuracy: float  # in [0, 1]
+    completions: int  # graded, 1 or more
+    accuracy: float  # of them, in [0, 1]
     angle: float  # angle concentration measured while training; nan when not measured
 
 

@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gainrl_ray"
 
 LAYERS = (
-    {"types", "config", "config_fields", "config_layers", "cli", "errors", "storage", "environment"},
+    {
+        *("types", "config", "config_node", "config_curricula", "config_fields", "config_layers", "cli"),
+        *("errors", "storage", "environment"),
+    },
     {"algo", "curricula"},
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
     {"actors"},
@@ -29,7 +32,7 @@ TRANSFORMERS_ROOMS = {"model", "actors"}
 PURE_ROOMS = ("algo", "curricula")
 PURE_IMPORTS = {
     *("numpy", "torch", "gainrl_ray", "abc", "collections", "dataclasses", "enum", "functools", "hashlib"),
-    *("itertools", "json", "math", "operator", "typing"),
+    *("itertools", "json", "math", "operator", "types", "typing"),
 }
 GLOBAL_RANDOMNESS = {"random", "rand", "randn", "randint", "randperm", "choice", "shuffle", "permutation", "normal"}
 LONGEST_FILE, LONGEST_JOB = 300, 60

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gainrl_ray.cli import config_from_yaml, diff_configs, load_config, parse_arguments, preset_name, to_yaml
-from gainrl_ray.config import Config, GainConfig, LengthConfig, UniformConfig
+from gainrl_ray.config import Config
+from gainrl_ray.config_curricula import GainConfig, LengthConfig, UniformConfig
 from gainrl_ray.config_fields import all_fields
 from gainrl_ray.errors import ConfigError
 

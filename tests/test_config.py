@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from gainrl_ray.actors.resources import budget, scoring_share, shortage
 from gainrl_ray.cli import load_config
-from gainrl_ray.config import Config, GainConfig, LearnerConfig, LossConfig, OptimizerConfig, RunConfig
+from gainrl_ray.config import Config, LearnerConfig, LossConfig, OptimizerConfig, RunConfig
+from gainrl_ray.config_curricula import GainConfig
 from gainrl_ray.config_fields import accepted, all_fields, nearest_key, sections
 
 PRESETS = Path(__file__).parents[1] / "jobs" / "configs"

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from gainrl_ray.algo.advantages import group_advantages
 from gainrl_ray.algo.windows import draw_window
-from gainrl_ray.config import Config, CurriculumConfig, GainConfig, OptimizerConfig, SourceConfig
+from gainrl_ray.config import Config, OptimizerConfig, SourceConfig
+from gainrl_ray.config_curricula import CurriculumConfig, GainConfig
 from gainrl_ray.curricula.gain import GainStrategy
 from gainrl_ray.curricula.registry import build_strategy
 from gainrl_ray.errors import DataError, IndexMismatchError
@@ -34,7 +35,7 @@ def _gain(size: int = 7473, **settings) -> GainStrategy:
 def _observe(strategy: GainStrategy, accuracy: float, angle: float = 0.4) -> float:
     """Ranks that mu moved."""
     before = strategy.metrics()["mu"]
-    slot = SlotOutcome(slot=0, row=0, accuracy=accuracy, angle=angle)
+    slot = SlotOutcome(slot=0, row=0, completions=8, accuracy=accuracy, angle=angle)
     strategy.observe(StepOutcome(step=0, slots=(slot,)))
     return strategy.metrics()["mu"] - before
 
@@ -170,7 +171,7 @@ def test_23_the_controller_is_in_the_checkpoint(tmp_path: Path) -> None:
 def test_24_every_curriculum_knows_where_it_is(name: str) -> None:
     config = TypeAdapter(CurriculumConfig).validate_python({"name": name})
     strategy, resumed = (build_strategy(config, order=np.arange(50), seed=0) for _ in range(2))
-    strategy.observe(StepOutcome(step=0, slots=(SlotOutcome(slot=0, row=0, accuracy=0.7, angle=nan),)))
+    strategy.observe(StepOutcome(step=0, slots=(SlotOutcome(slot=0, row=0, completions=8, accuracy=0.7, angle=nan),)))
     resumed.load_state_dict(json.loads(json.dumps(strategy.state_dict())))
     assert np.array_equal(resumed.select(1, 20), strategy.select(1, 20))
 

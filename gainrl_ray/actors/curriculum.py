@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from gainrl_ray.config import CurriculumConfig
+from gainrl_ray.config_curricula import CurriculumConfig
 from gainrl_ray.curricula.base import Order
 from gainrl_ray.curricula.ledger import Ledger, LedgerEntry, SlotStatus
 from gainrl_ray.curricula.registry import build_strategy

@@ -277,6 +277,7 @@ def _outcome(step: int, generated: Generated, reports: dict[int, UpdateReport]) 
             SlotOutcome(
                 slot=graded.group.slot,
                 row=graded.group.row,
+                completions=len(graded.grades),
                 accuracy=graded.accuracy,
                 angle=angles.get(graded.group.slot, float("nan")),
             )

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from gainrl_ray.algo.permutation import Permutation
 from gainrl_ray.benchmarks.timing import Spread, machine
-from gainrl_ray.config import CurriculumConfig
+from gainrl_ray.config_curricula import CurriculumConfig
 from gainrl_ray.curricula.base import Order
 from gainrl_ray.curricula.problem_state import Column, ProblemState
 from gainrl_ray.curricula.registry import build_strategy, strategy_class
@@ -100,7 +100,10 @@ def _strategy_cost(config: CurriculumConfig, path: Path, size: int, count: int, 
             started = time.perf_counter()
             rows = strategy.select(step, count)
             selected = time.perf_counter()
-            slots = (SlotOutcome(slot=slot, row=int(row), accuracy=0.6, angle=0.4) for slot, row in enumerate(rows))
+            slots = (
+                SlotOutcome(slot=slot, row=int(row), completions=8, accuracy=0.6, angle=0.4)
+                for slot, row in enumerate(rows)
+            )
             outcome = StepOutcome(step=step, slots=tuple(slots))
             made = time.perf_counter()
             strategy.observe(outcome)

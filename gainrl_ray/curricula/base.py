@@ -1,17 +1,26 @@
 """What every curriculum is: a strategy that selects rows for a step and observes what came of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from gainrl_ray.config import CurriculumConfig
+from gainrl_ray.algo.permutation import Permutation
+from gainrl_ray.config_node import Node
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.types import StepOutcome
 
-Signal = Literal["none", "angle", "length"]
+Signal = Literal["none", "angle", "length", "pass_rate", "external"]
+Column = Literal["difficulty", "embedding"]
+"""What a strategy may want to know of every row before training: `difficulty`, [N] in [0, 1], 1 the hardest;
+`embedding`, [N, size], a vector of its question."""
 Order = np.ndarray | range
 """`order[rank]` is a row, each of 0..N-1 once; `range(N)` is the dataset's own order, which needs no memory."""
+
+Columns = Mapping[Column, np.ndarray]
+NO_COLUMNS: Columns = MappingProxyType({})
 
 
 class Strategy(ABC):
@@ -24,14 +33,17 @@ class Strategy(ABC):
     name: ClassVar[str]
     signal: ClassVar[Signal]
     """What `order` has to be sorted by; "none" is the dataset's own order."""
-    wants_angle: ClassVar[bool]
+    needs: ClassVar[tuple[Column, ...]] = ()
+    """The columns that it is given."""
+    wants_angle: ClassVar[bool] = False
     """Whether `observe` uses the angle concentration measured while training, of every slot."""
 
-    def __init__(self, config: CurriculumConfig, order: Order, seed: int) -> None:
-        """`config` is the strategy's own section; the order is neither read through nor copied."""
+    def __init__(self, config: Node, order: Order, seed: int, columns: Columns = NO_COLUMNS) -> None:
+        """`config` is the strategy's own section, `columns` what it `needs`, by row; nothing is copied."""
         self._config = config
         self._order = order
         self._seed = seed
+        self._columns = columns
 
     @property
     def size(self) -> int:
@@ -48,12 +60,24 @@ class Strategy(ABC):
                 f"rollout.problems_per_step is {count} and the dataset has {self.size} problems: "
                 f"a step needs 1 to {self.size} of them"
             )
-        ranks = self._ranks(step, count)
-        return ranks if isinstance(self._order, range) else self._order[ranks].astype(np.int64)
+        return self._rows(self._ranks(step, count))
+
+    def refill(self, step: int, count: int, drawn: np.ndarray) -> np.ndarray:
+        """`count` more distinct rows for `step`, [count] int64, fewer where fewer are left; none of them in `drawn`.
+
+        drawn: [n] int64, the rows of this step so far, in the order in which they were drawn. Here the rows come
+        from a shuffle of the step's own; strategies with a law of their own go on with that.
+        """
+        places = np.arange(min(self.size, drawn.size + count), dtype=np.int64)
+        rows = self._rows(Permutation(self.size, self._seed, "refill", step)(places))
+        return rows[~np.isin(rows, drawn)][:count]
 
     @abstractmethod
     def _ranks(self, step: int, count: int) -> np.ndarray:
         """`count` distinct ranks in 0..N-1."""
+
+    def _rows(self, ranks: np.ndarray) -> np.ndarray:
+        return ranks if isinstance(self._order, range) else self._order[ranks].astype(np.int64)
 
     @abstractmethod
     def observe(self, outcome: StepOutcome) -> None:
@@ -99,7 +123,6 @@ class FixedStrategy(Strategy):
     """A strategy whose windows depend on the step alone: outcomes change nothing, so it has no state."""
 
     signal: ClassVar[Signal] = "none"
-    wants_angle: ClassVar[bool] = False
 
     def observe(self, outcome: StepOutcome) -> None:
         """Nothing to take in."""

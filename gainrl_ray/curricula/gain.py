@@ -8,8 +8,8 @@ import numpy as np
 
 from gainrl_ray.algo.randomness import coordinate_rng
 from gainrl_ray.algo.windows import draw_window
-from gainrl_ray.config import GainConfig
-from gainrl_ray.curricula.base import Order, Signal, Strategy
+from gainrl_ray.config_curricula import GainConfig
+from gainrl_ray.curricula.base import NO_COLUMNS, Columns, Order, Signal, Strategy
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.types import StepOutcome
 
@@ -39,8 +39,8 @@ class GainStrategy(Strategy):
     signal: ClassVar[Signal] = "angle"
     wants_angle: ClassVar[bool] = True
 
-    def __init__(self, config: GainConfig, order: Order, seed: int) -> None:
-        super().__init__(config, order, seed)
+    def __init__(self, config: GainConfig, order: Order, seed: int, columns: Columns = NO_COLUMNS) -> None:
+        super().__init__(config, order, seed, columns)
         self._config: GainConfig = config
         self._sigma = in_ranks(config.sigma, self.size)
         default = PAPER_MU_STEP_SCALE if config.form == "paper" else COMPAT_MU_STEP_SCALE

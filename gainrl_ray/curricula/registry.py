@@ -1,7 +1,7 @@
 """Curricula by the name in the config."""
 
-from gainrl_ray.config import CurriculumConfig
-from gainrl_ray.curricula.base import Order, Strategy
+from gainrl_ray.config_curricula import CurriculumConfig
+from gainrl_ray.curricula.base import NO_COLUMNS, Columns, Order, Strategy
 from gainrl_ray.curricula.gain import GainStrategy
 from gainrl_ray.curricula.length import LengthStrategy
 from gainrl_ray.curricula.sequential import SequentialStrategy
@@ -17,6 +17,6 @@ def strategy_class(config: CurriculumConfig) -> type[Strategy]:
     return _STRATEGIES[config.name]
 
 
-def build_strategy(config: CurriculumConfig, *, order: Order, seed: int) -> Strategy:
-    """The strategy that `config` names, over `order[rank] = row`, sorted by its signal."""
-    return strategy_class(config)(config, order, seed)
+def build_strategy(config: CurriculumConfig, *, order: Order, seed: int, columns: Columns = NO_COLUMNS) -> Strategy:
+    """The strategy that `config` names, over `order[rank] = row`, sorted by its signal, with what it needs by row."""
+    return strategy_class(config)(config, order, seed, columns)

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from gainrl_ray.actors.curriculum import CurriculumActor, _CurriculumProcess
-from gainrl_ray.config import GainConfig, UniformConfig
+from gainrl_ray.config_curricula import GainConfig, UniformConfig
 from gainrl_ray.data.orders import StoredOrder, keep_order
 from gainrl_ray.data.problem_columns import ProblemIds, write_columns
 from gainrl_ray.storage import Storage
@@ -36,7 +36,7 @@ def _peak(order: StoredOrder, ids: ProblemIds) -> tuple[int, int]:
         for step in range(3):
             window = curriculum.select(step, 64, attempt)
             assert window.problem_ids == tuple(str(row) for row in window.rows)
-            slots = (SlotOutcome(slot=0, row=0, accuracy=0.6, angle=0.4),)
+            slots = (SlotOutcome(slot=0, row=0, completions=8, accuracy=0.6, angle=0.4),)
             curriculum.observe(StepOutcome(step=step, slots=slots), [0], step, attempt)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

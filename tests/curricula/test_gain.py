@@ -7,7 +7,7 @@ from math import exp, nan, tanh
 import numpy as np
 import pytest
 
-from gainrl_ray.config import GainConfig
+from gainrl_ray.config_curricula import GainConfig
 from gainrl_ray.curricula.gain import GainStrategy, in_ranks
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.types import SlotOutcome, StepOutcome
@@ -20,7 +20,7 @@ def _strategy(size: int = GSM8K, seed: int = 0, **settings) -> GainStrategy:
 
 
 def _outcome(step: int, accuracy: float, angle: float = 0.4) -> StepOutcome:
-    return StepOutcome(step=step, slots=(SlotOutcome(slot=0, row=0, accuracy=accuracy, angle=angle),))
+    return StepOutcome(step=step, slots=(SlotOutcome(slot=0, row=0, completions=8, accuracy=accuracy, angle=angle),))
 
 
 def _moved(strategy: GainStrategy, accuracy: float, angle: float = 0.4) -> float:

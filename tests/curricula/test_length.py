@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gainrl_ray.config import GainConfig, LengthConfig
+from gainrl_ray.config_curricula import GainConfig, LengthConfig
 from gainrl_ray.curricula.gain import GainStrategy
 from gainrl_ray.curricula.length import LengthStrategy
 from gainrl_ray.types import SlotOutcome, StepOutcome
@@ -14,7 +14,7 @@ def test_the_same_order_gives_the_same_windows_as_gain() -> None:
     length = LengthStrategy(LengthConfig(sigma=20.0, mu_step_scale=50.0), order, seed=4)
     for step in range(5):
         assert np.array_equal(gain.select(step, 16), length.select(step, 16))
-        outcome = StepOutcome(step=step, slots=(SlotOutcome(slot=0, row=0, accuracy=0.9, angle=0.5),))
+        outcome = StepOutcome(step=step, slots=(SlotOutcome(slot=0, row=0, completions=8, accuracy=0.9, angle=0.5),))
         gain.observe(outcome)
         length.observe(outcome)
         assert gain.metrics() == length.metrics()

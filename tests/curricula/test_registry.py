@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from gainrl_ray.config import CurriculumConfig
+from gainrl_ray.config_curricula import CurriculumConfig
 from gainrl_ray.curricula.base import Strategy
 from gainrl_ray.curricula.registry import build_strategy, strategy_class
 from gainrl_ray.errors import ConfigError
@@ -41,7 +41,9 @@ def test_every_strategy_keeps_the_contract(name: str) -> None:
         again = _build(name)
         again.load_state_dict(json.loads(json.dumps(strategy.state_dict())))
         assert np.array_equal(again.select(step, 16), rows)
-        strategy.observe(StepOutcome(step=step, slots=(SlotOutcome(slot=0, row=0, accuracy=0.6, angle=0.4),)))
+        strategy.observe(
+            StepOutcome(step=step, slots=(SlotOutcome(slot=0, row=0, completions=8, accuracy=0.6, angle=0.4),))
+        )
         assert all(isinstance(value, float) for value in strategy.metrics().values())
 
 

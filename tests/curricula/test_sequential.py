@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gainrl_ray.config import SequentialConfig
+from gainrl_ray.config_curricula import SequentialConfig
 from gainrl_ray.curricula.sequential import SequentialStrategy
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gainrl_ray.algo.permutation import Permutation
-from gainrl_ray.config import UniformConfig
+from gainrl_ray.config_curricula import UniformConfig
 from gainrl_ray.curricula.uniform import UniformStrategy
 
 
