@@ -425,8 +425,8 @@ class TrackingConfig(Node):
 class ReportConfig(Node):
     """The run's report.html."""
 
-    every: NonNegativeInt = 0
-    """Write the report after every so many steps, too; 0 = only at the end."""
+    every: NonNegativeInt | None = 0
+    """Write the report after every so many steps and at the end; 0 = only at the end, null = never."""
 
 
 class Config(Node):

@@ -14,6 +14,7 @@ from gainrl_ray.storage import Storage
 
 COMPARISONS = "comparisons"
 PORT = 8050
+ACCEPTED = "RUN [--run.storage=FOLDER] [--serve [PORT]]"
 SHOWN_NAMES = 10
 SERVING_PRIORITY = 10
 
@@ -26,19 +27,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("run", help="a run's or a comparison's folder or URI, or its name in --run.storage")
+    parser.add_argument("run", nargs="?", help="a run's or a comparison's folder or URI, or its name in --run.storage")
     parser.add_argument("--run.storage", dest="storage", default="runs", help="folder or URI that holds runs (runs)")
     parser.add_argument(
         "--serve", type=int, nargs="?", const=PORT, metavar="PORT", help=f"serve a live page on loopback ({PORT})"
     )
     try:
-        return parser.parse_args(argv)
-    except (argparse.ArgumentError, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code == 0:
-            raise
-        raise ConfigError(
-            f"received {' '.join(argv) or 'nothing'}; accepted is RUN [--run.storage=FOLDER] [--serve [PORT]]"
-        ) from None
+        options, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}; accepted is {ACCEPTED}") from None
+    if unknown or options.run is None:
+        raise ConfigError(f"received {' '.join(argv) or 'nothing'}; accepted is {ACCEPTED}")
+    return options
 
 
 def report(options: argparse.Namespace, base: Path, say: Callable[[str], None]) -> None:

@@ -20,11 +20,14 @@ FINAL_S = 120.0
 
 
 @contextmanager
-def reporting(run: Storage, every: int, say: Callable[[str], None]) -> Iterator[None]:
+def reporting(run: Storage, every: int | None, say: Callable[[str], None]) -> Iterator[None]:
     """Keep a run's report.html up to date for the length of the block, and write it at its end, however it ends.
 
-    every: steps between two reports; 0 = only at the end.
+    every: steps between two reports; 0 = only at the end, None = never.
     """
+    if every is None:
+        yield
+        return
     writer = _Writer(run, every, say)
     writer.start()
     try:

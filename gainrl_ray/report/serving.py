@@ -45,7 +45,7 @@ class ReportServer:
         self.url = f"http://{ADDRESS}:{self._http.server_port}/"
 
     def run(self, say: Callable[[str], None]) -> None:
-        """Serve and rebuild until `stop`; what keeps the page from being built again is told, and the last one stays."""
+        """Serve and rebuild until `stop`; while the page cannot be built, that is told and the last one stays."""
         thread = threading.Thread(target=self._http.serve_forever, daemon=True)
         thread.start()
         failed = ""
