@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gainrl_ray.errors import ConfigError, DataError
+from gainrl_ray.report.comparison_data import COMPARISONS
 from gainrl_ray.report.serving import ReportServer
-from gainrl_ray.report.writing import RunReport
+from gainrl_ray.report.writing import open_report
 from gainrl_ray.storage import Storage
 
-COMPARISONS = "comparisons"
 PORT = 8050
 ACCEPTED = "RUN [--run.storage=FOLDER] [--serve [PORT]]"
 SHOWN_NAMES = 10
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def report(options: argparse.Namespace, base: Path, say: Callable[[str], None]) -> None:
     """Write the page, or serve it until Ctrl-C. Raises ConfigError or DataError for input that cannot be used."""
-    made = RunReport(find(options.run, _folder(options.storage, base), base))
+    made = open_report(find(options.run, _folder(options.storage, base), base))
     if options.serve is None:
         say(made.write())
         return

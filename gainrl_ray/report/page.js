@@ -76,7 +76,7 @@ function isDark() {
 function showTheme() {
   themeButton.textContent = isDark() ? "Light" : "Dark";
   themeButton.title = `Switch to ${isDark() ? "light" : "dark"}`;
-  document.querySelectorAll(".js-plotly-plot").forEach((place) => draw(place));
+  redraw();
 }
 
 themeButton.addEventListener("click", () => {
@@ -126,9 +126,12 @@ function draw(place, figure = data.plots[place.dataset.plot]) {
   });
 }
 
-document.querySelectorAll("[data-plot]").forEach((place) => {
-  if (data.plots[place.dataset.plot]) draw(place);
-});
+// Draws every plot whose place has its name; a page that chooses what to draw puts its own in here.
+let redraw = () => {
+  document.querySelectorAll("[data-plot]").forEach((place) => {
+    if (data.plots[place.dataset.plot]) draw(place);
+  });
+};
 showTheme();
 
 // --- a served page reloads itself when the run has gone on, and stays where it was

@@ -73,5 +73,35 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
     return f'<div class="scroll"><table class="pairs"><tbody>{cells}</tbody></table></div>'
 
 
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], key: str = "") -> str:
+    """A table that scrolls sideways where it is wide; with `key`, rows carry their first cell as data-KEY."""
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    lines = []
+    for first, *others in rows:
+        mark = f' data-{key}="{html.escape(first)}"' if key else ""
+        cells = "".join(f"<td>{html.escape(text)}</td>" for text in others)
+        lines.append(f"<tr{mark}><th>{html.escape(first)}</th>{cells}</tr>")
+    return (
+        f'<div class="scroll"><table class="figures"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def short(number: float) -> str:
+    """A count in at most four characters and a letter: 46491 -> 46.5k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 36 s, 12 min, 3 h 5 min."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _file(name: str) -> str:
     return FILES.joinpath(name).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.config_fields import render
 from gainrl_ray.config_layers import flatten
 from gainrl_ray.report import rank_figures, run_figures
-from gainrl_ray.report.page import page, pairs, plot, section, tiles
+from gainrl_ray.report.page import duration, page, pairs, plot, section, short, tiles
 from gainrl_ray.report.plots import as_json
 from gainrl_ray.report.rollout_table import rollout_table
 from gainrl_ray.report.rollouts import SHOWN_CHARACTERS, sample
@@ -192,19 +192,3 @@ def _settings(run: RunData) -> str:
         pairs(changed),
         f"<details><summary>All settings</summary><pre>{html.escape(run.config_text)}</pre></details>",
     )
-
-
-def short(number: float) -> str:
-    """A count in at most four characters and a letter: 46491 -> 46.5k."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 36 s, 12 min, 3 h 5 min."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
