@@ -22,8 +22,10 @@
   if (data.baselines.length > 1) select("measure-controls", "baseline", "difference from", baselines);
 
   // A chip for every strategy takes it out of all plots and tables, and brings it back.
-  for (const [name, [colour]] of Object.entries(data.styles)) {
-    const chip = element("button", { type: "button", class: "chip" }, element("i", { style: "background:" + colour }), name);
+  const borders = { solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double" };
+  for (const [name, [colour, dash]] of Object.entries(data.styles)) {
+    const swatch = element("i", { style: `border-top-style:${borders[dash]};border-top-color:${colour}` });
+    const chip = element("button", { type: "button", class: "chip" }, swatch, name);
     chip.addEventListener("click", () => {
       const names = hidden();
       if (!names.delete(name)) names.add(name);

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from gainrl_ray.report.comparison_data import AXES, METRICS, SHARES, ComparisonData
-from gainrl_ray.report.plots import BLUE, DASHES, ORANGE, PALETTE, band, figure, line
+from gainrl_ray.report.plots import BLUE, DASHES, GREY, ORANGE, PALETTE, band, figure, line
 
 MEASURES = {
     "final_accuracy": "final held-out accuracy",
@@ -49,30 +49,31 @@ def _curve(data: ComparisonData, strategy: str, metric: str, axis: str, colour: 
     group: dict[str, Any] = {"legendgroup": strategy}
     drawn = [line(found.x, found.mean, strategy, colour, ".3f", mode="lines", line={"dash": dash}, **group)]
     if np.isfinite(found.low).all():
-        drawn.insert(0, band(found.x, found.low, found.high, strategy, colour, 0.15, **group))
+        drawn.insert(0, band(found.x, found.low, found.high, strategy, colour, 0.1, **group))
     return drawn
 
 
 def measures(data: ComparisonData) -> dict[str, go.Figure]:
     """ "mean/measure" and "baseline/measure" -> every strategy's figure, or its difference, with its interval."""
     made = {}
+    colours = {strategy: colour for strategy, (colour, _) in styles(data.strategies).items()}
     for measure, label in MEASURES.items():
         means = {row["strategy"]: row["measures"].get(measure) for row in data.table["rows"]}
-        made[f"mean/{measure}"] = _intervals(data.strategies, means, "mean", label)
+        made[f"mean/{measure}"] = _intervals(colours, means, "mean", label)
         for baseline in data.table["baselines"]:
             differences = {row["strategy"]: row["against"].get(baseline, {}).get(measure) for row in data.table["rows"]}
-            others = [strategy for strategy in data.strategies if strategy != baseline]
+            others = {strategy: colour for strategy, colour in colours.items() if strategy != baseline}
             compared = _intervals(others, differences, "difference", f"{label}: difference from {baseline}")
-            made[f"{baseline}/{measure}"] = compared.add_vline(x=0, line={"width": 1, "color": ORANGE, "dash": "dot"})
+            made[f"{baseline}/{measure}"] = compared.add_vline(x=0, line={"width": 1, "color": GREY, "dash": "dot"})
     return made
 
 
 def _intervals(
-    strategies: Sequence[str], found: Mapping[str, Mapping[str, Any] | None], key: str, label: str
+    colours: Mapping[str, str], found: Mapping[str, Mapping[str, Any] | None], key: str, label: str
 ) -> go.Figure:
     """A point with its interval for every strategy, hollow where runs that did not reach the target make it a bound."""
     traces = []
-    for strategy, (colour, _) in styles(strategies).items():
+    for strategy, colour in colours.items():
         values = found.get(strategy) or {}
         value = values.get(key)
         if value is None:
@@ -99,7 +100,7 @@ def _intervals(
                 legendgroup=strategy,
             )
         )
-    order = list(reversed(strategies))
+    order = list(reversed(colours))
     yaxis = {"type": "category", "categoryorder": "array", "categoryarray": order, "title": None, "automargin": True}
     return figure(traces, label, "", hovermode="closest", showlegend=False, yaxis=yaxis)
 

@@ -75,12 +75,12 @@ def _numbers(data: ComparisonData) -> list[tuple[str, str, str]]:
 
 def _curves(data: ComparisonData) -> str:
     fewest = f" Strategies of fewer than {LEAST_SEEDS} seeds have no band." if _has_few(data) else ""
-    note = f"Means over seeds; bands are 95 % intervals of the mean by Student's t.{fewest}"
+    note = f"Bands are 95 % intervals of the mean by Student's t.{fewest}"
     return section(
         "curves",
         "Curves",
         '<div class="controls" id="curve-controls"></div><div class="chips" id="strategies"></div>',
-        plot("curve", "Curves", note, "tall"),
+        plot("curve", "Means over seeds", note, "tall"),
     )
 
 
@@ -96,8 +96,8 @@ def _measures(data: ComparisonData) -> str:
     return (
         '<div class="controls" id="measure-controls"></div>'
         + '<div class="grid">'
-        + plot("measure", "Means", "", "")
-        + (plot("difference", "Differences", "", "") if data.table["baselines"] else "")
+        + plot("measure", "Means", rows=len(rows))
+        + (plot("difference", "Differences", rows=len(rows)) if data.table["baselines"] else "")
         + "</div>"
         + f'<p class="note">{METHOD}</p>'
         + table(["strategy", "runs", *MEASURES.values()], rows, key="strategy")
@@ -110,7 +110,7 @@ def _differences(data: ComparisonData, baseline: str) -> str:
         for row in data.table["rows"]
         if baseline in row["against"]
     ]
-    note = '<p class="note">Paired by seed. Marked: the interval does not hold 0.</p>'
+    note = '<p class="note">Paired by seed, with 95 % intervals. *: the interval does not hold 0.</p>'
     title = f"Difference from {baseline}"
     return section(f"against-{baseline}", title, note, table(["strategy", *MEASURES.values()], rows, key="strategy"))
 
@@ -133,7 +133,7 @@ def _diagnostics(data: ComparisonData) -> str:
         for row in data.signals
     ]
     headings = ["signal", "against", "Spearman", "given prompt length", "problems"]
-    return section("signals", "Signals", plot("signals", "Correlations", note, "tall"), table(headings, rows))
+    return section("signals", "Signals", plot("signals", "Correlations", note, rows=len(rows)), table(headings, rows))
 
 
 def figure(measure: str, found: Mapping[str, Any] | None) -> str:
@@ -142,9 +142,9 @@ def figure(measure: str, found: Mapping[str, Any] | None) -> str:
         return "not reached" if found and found.get("not_reached") else "-"
     missed = found.get("not_reached") or 0
     if missed and missed == found["runs"]:
-        return f"not reached (≥ {number(measure, found['mean'])})"
+        return f"not reached\n(≥ {number(measure, found['mean'])})"
     text = ("≥ " if missed else "") + number(measure, found["mean"]) + _bounds(measure, found)
-    return text + (f"; {missed} of {found['runs']} not reached" if missed else "")
+    return text + (f"\n{missed} of {found['runs']} not reached" if missed else "")
 
 
 def difference(measure: str, found: Mapping[str, Any] | None) -> str:
@@ -154,8 +154,8 @@ def difference(measure: str, found: Mapping[str, Any] | None) -> str:
     low, high = found["low"], found["high"]
     mark = " *" if low is not None and high is not None and (low > 0 or high < 0) else ""
     missed = found.get("not_reached") or 0
-    unsure = f"; {missed} not reached" if missed else ""
-    return f"{number(measure, found['difference'], '+')}{_bounds(measure, found, '+')}{mark}{unsure}"
+    unsure = f"\n{missed} not reached" if missed else ""
+    return f"{number(measure, found['difference'], '+')}{mark}{_bounds(measure, found, '+')}{unsure}"
 
 
 def number(measure: str, value: float, sign: str = "") -> str:
@@ -168,7 +168,7 @@ def number(measure: str, value: float, sign: str = "") -> str:
 def _bounds(measure: str, found: Mapping[str, Any], sign: str = "") -> str:
     if found["low"] is None or found["high"] is None:
         return ""
-    return f" [{number(measure, found['low'], sign)}, {number(measure, found['high'], sign)}]"
+    return f"\n[{number(measure, found['low'], sign)}, {number(measure, found['high'], sign)}]"
 
 
 def _interval(values: Sequence[float | None]) -> str:

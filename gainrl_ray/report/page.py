@@ -10,6 +10,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
+LONG_CELL = 40
 FILES = resources.files("gainrl_ray.report")
 
 
@@ -46,12 +47,13 @@ def section(name: str, title: str, *parts: str) -> str:
     return f'<section id="{name}"><h2>{html.escape(title)}</h2>{content}</section>' if content else ""
 
 
-def plot(name: str, title: str, note: str = "", size: str = "") -> str:
-    """A place where page.js draws the figure of that name. size: "", "small" or "tall"."""
+def plot(name: str, title: str, note: str = "", size: str = "", rows: int = 0) -> str:
+    """A place where page.js draws the figure of that name. size: "", "small" or "tall", or by `rows` if there are."""
     about = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    height = f' style="height:{110 + 26 * rows}px"' if rows else ""
     return (
         f'<figure class="plot {size}"><h3>{html.escape(title)}</h3>{about}'
-        f'<div class="canvas" data-plot="{name}" role="img" aria-label="{html.escape(title)}"></div></figure>'
+        f'<div class="canvas" data-plot="{name}" role="img" aria-label="{html.escape(title)}"{height}></div></figure>'
     )
 
 
@@ -79,12 +81,17 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], key: str = "")
     lines = []
     for first, *others in rows:
         mark = f' data-{key}="{html.escape(first)}"' if key else ""
-        cells = "".join(f"<td>{html.escape(text)}</td>" for text in others)
+        cells = "".join(f"<td{_wraps(text)}>{html.escape(text)}</td>" for text in others)
         lines.append(f"<tr{mark}><th>{html.escape(first)}</th>{cells}</tr>")
     return (
         f'<div class="scroll"><table class="figures"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _wraps(text: str) -> str:
+    """The class of a cell whose text is long enough to be broken into lines."""
+    return ' class="text"' if max(map(len, text.splitlines()), default=0) > LONG_CELL else ""
 
 
 def short(number: float) -> str:

@@ -14,6 +14,8 @@ from gainrl_ray.report.run_data import RunData
 
 RANK_BINS = 40
 STEP_BINS = 120
+FEW = 13
+"""Up to so many ranks or steps have a tick each."""
 CROPPED = 0.5
 """Ranks beyond the highest drawn one are left out when it is below this share of all."""
 
@@ -58,7 +60,14 @@ def rank_cells(steps: Sequence[StepRollouts], ordering: Ordering) -> RankCells:
 
 def window(run: RunData, cells: RankCells) -> go.Figure:
     """Where in the order each step's problems were drawn, with mu and sigma where the curriculum has them."""
-    drawn = _cells(cells, cells.density, "%{z:.1%} of the problems drawn", DENSITY_SCALE, zmin=0)
+    drawn = _cells(
+        cells,
+        cells.density,
+        "%{z:.1%} of the problems drawn",
+        DENSITY_SCALE,
+        zmin=0,
+        zmax=float(np.nanmax(cells.density)),
+    )
     traces: list[go.Scatter | go.Heatmap] = [drawn]
     steps, mu = run.series("curriculum/mu")
     widths, sigma = run.series("curriculum/sigma")
@@ -66,7 +75,8 @@ def window(run: RunData, cells: RankCells) -> go.Figure:
     if len(mu):
         hover = "mu %{y:,.0f}<extra></extra>"
         outlined = {"color": ORANGE, "width": 3}
-        traces.append(go.Scatter(x=after, y=mu, name="mu", mode="lines", line=outlined, hovertemplate=hover))
+        mode = "lines" if len(mu) > 1 else "markers"
+        traces.append(go.Scatter(x=after, y=mu, name="mu", mode=mode, line=outlined, hovertemplate=hover))
     if len(mu) and np.array_equal(steps, widths):
         thin = {"color": ORANGE, "width": 1.5, "dash": "dot"}
         for sign, shown in ((1, True), (-1, False)):
@@ -100,6 +110,9 @@ def _over_ranks(run: RunData, cells: RankCells, traces: Sequence[go.Scatter | go
         hovermode="closest",
         yaxis_range=[-0.5, float(cells.rank_edges[-1]) - 0.5],
         yaxis_tickformat=",d",
+        xaxis_tickformat=",d",
+        **({"yaxis_dtick": 1} if cells.rank_edges[-1] <= FEW else {}),
+        **({"xaxis_dtick": 1} if cells.step_edges[-1] <= FEW else {}),
         xaxis_range=[0.5, float(cells.step_edges[-1]) - 0.5],
     )
 

@@ -55,7 +55,7 @@
       element("pre", {}, completion),
       element(
         "div", {},
-        element("div", { class: "reward" }, `${+reward.toFixed(4)} `, element("b", { class: "outcome " + outcome }, outcome)),
+        element("div", { class: "reward" }, `reward ${+reward.toFixed(4)} `, element("b", { class: "outcome " + outcome }, outcome)),
         element("p", { class: "label" }, `no. ${sample + 1}, ${tokens} tokens${cut}`)
       )
     );

@@ -1,5 +1,8 @@
 """The plots of a run but for those over ranks."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -41,6 +44,7 @@ OUTCOME_COLOURS = {
 SOURCE_PREFIX = "eval/accuracy/"
 MOST_SOURCES = 20
 MOST_BARS = 150
+FEW_STEPS = 12
 
 
 def accuracy(run: RunData) -> go.Figure:
@@ -50,7 +54,8 @@ def accuracy(run: RunData) -> go.Figure:
     traces += [line(*run.series(key), f"held-out, {key[5:]}", SKY, ".3f") for key in samples]
     if run.evaluations:
         traces.append(line(*run.series("eval/accuracy"), "held-out, greedy", BLUE, ".3f", line={"width": 3}))
-    return figure(traces, STEP, "accuracy (share correct)", yaxis_range=[0, 1.02])
+    start = 0 if run.evaluations else 1
+    return _over_steps(run, traces, "accuracy (share correct)", start=start, yaxis_range=[0, 1.02])
 
 
 def by_source(run: RunData) -> go.Figure | None:
@@ -86,32 +91,20 @@ def reward(run: RunData) -> go.Figure:
     traces = [line(steps, mean, "mean", BLUE, ".3f")]
     if len(std) == len(mean):
         traces.insert(0, band(steps, mean - std, mean + std, "± 1 standard deviation", BLUE))
-    return figure(traces, STEP, "reward")
+    return _over_steps(run, traces, "reward")
 
 
 def seconds(run: RunData) -> go.Figure:
-    """Where the seconds of a step went; of many steps, means over runs of neighbours."""
-    width = -(-run.steps // MOST_BARS)
-    traces = []
-    for part, colour in TIME_PARTS.items():
-        steps, values = run.series(f"seconds/{part}")
-        if not values.any():
-            continue
-        groups = (steps - 1) // width
-        found = np.unique(groups)
-        means = [values[groups == group].mean() for group in found]
-        centres = found * width + (width + 1) / 2
-        hover = f"{part} %{{y:.2f}} s<extra></extra>"
-        traces.append(
-            go.Bar(x=centres, y=means, name=part, marker={"color": colour, "line": {"width": 0}}, hovertemplate=hover)
-        )
-    return figure(traces, STEP, "seconds a step", barmode="stack", bargap=0.15, yaxis_rangemode="tozero")
+    """Where the seconds of a step went."""
+    bars = [_bars(run, f"seconds/{part}", part, colour, ".2f") for part, colour in TIME_PARTS.items()]
+    return _over_steps(run, [*filter(None, bars)], "seconds a step", barmode="stack", yaxis_rangemode="tozero")
 
 
-def lengths(run: RunData) -> go.Figure | None:
+def lengths(run: RunData) -> go.Figure:
     """Quantiles of the completions' lengths; the mean alone where rollouts are not kept."""
     if not run.rollouts:
-        return figure([line(*run.series("completion_tokens"), "mean", BLUE, ".0f")], STEP, "completion length (tokens)")
+        mean = line(*run.series("completion_tokens"), "mean", BLUE, ".0f")
+        return _over_steps(run, [mean], "completion length (tokens)", yaxis_rangemode="tozero")
     steps = np.array([step.step for step in run.rollouts])
     values = np.array([step.length_quantiles for step in run.rollouts])
     traces = [
@@ -119,21 +112,18 @@ def lengths(run: RunData) -> go.Figure | None:
         band(steps, values[:, 1], values[:, 3], "25 % to 75 %", BLUE, strength=0.35),
         line(steps, values[:, 2], "median", BLUE, ".0f"),
     ]
-    return figure(traces, STEP, "completion length (tokens)", yaxis_rangemode="tozero")
+    return _over_steps(run, traces, "completion length (tokens)", yaxis_rangemode="tozero")
 
 
 def outcomes(run: RunData) -> go.Figure:
     """Share of each outcome, stacked, and the share of truncated completions."""
-    traces = []
-    for outcome, colour in OUTCOME_COLOURS.items():
-        steps, share = run.series(f"outcome/{outcome}")
-        if share.any():
-            drawn = line(steps, share, str(outcome), colour, ".1%", mode="lines", line={"width": 0.5})
-            traces.append(drawn.update(stackgroup="outcome", fillcolor=colour))
+    bars = [_bars(run, f"outcome/{name}", str(name), colour, ".1%") for name, colour in OUTCOME_COLOURS.items()]
+    traces: list[go.Bar | go.Scatter] = [*filter(None, bars)]
     steps, truncated = run.series("truncated")
     if truncated.any():
-        traces.append(line(steps, truncated, "truncated", GREY, ".1%", mode="lines", line={"dash": "dot"}, meta=INK))
-    return figure(traces, STEP, "share of rollouts", yaxis_range=[0, 1], yaxis_tickformat=".0%")
+        traces.append(line(steps, truncated, "truncated", GREY, ".1%", line={"dash": "dot"}, meta=INK))
+    shares = {"yaxis_range": [0, 1], "yaxis_tickformat": ".0%"}
+    return _over_steps(run, traces, "share of rollouts", barmode="stack", **shares)
 
 
 def learning_signal(run: RunData) -> dict[str, go.Figure]:
@@ -150,5 +140,32 @@ def learning_signal(run: RunData) -> dict[str, go.Figure]:
         steps, values = run.series(key)
         if len(values):
             shares = {"yaxis_range": [0, 1.02], "yaxis_tickformat": ".0%"} if name == "informative" else {}
-            made[name] = figure([line(steps, values, label, colour, hover)], STEP, label, showlegend=False, **shares)
+            drawn = line(steps, values, label, colour, hover)
+            made[name] = _over_steps(run, [drawn], label, showlegend=False, **shares)
     return made
+
+
+def _over_steps(
+    run: RunData, traces: Sequence[go.Bar | go.Scatter], y: str, *, start: int = 1, **layout: Any
+) -> go.Figure:
+    """Curves or bars over the steps from `start`, with a tick for each of few steps."""
+    margin = max(0.5, 0.01 * run.steps)
+    layout |= {"xaxis_range": [start - margin, max(run.steps, start) + margin], "xaxis_tickformat": ",d"}
+    return figure(traces, STEP, y, bargap=0.15, **layout, **({"xaxis_dtick": 1} if run.steps <= FEW_STEPS else {}))
+
+
+def _bars(run: RunData, key: str, name: str, colour: str, hover: str) -> go.Bar | None:
+    """A figure as bars to be stacked, of many steps means over neighbours; None when it is always 0."""
+    width = -(-run.steps // MOST_BARS)
+    steps, values = run.series(key)
+    if not values.any():
+        return None
+    groups = (steps - 1) // width
+    found = np.unique(groups)
+    return go.Bar(
+        x=found * width + (width + 1) / 2,
+        y=[values[groups == group].mean() for group in found],
+        name=name,
+        marker={"color": colour, "line": {"width": 0}},
+        hovertemplate=f"%{{y:{hover}}}",
+    )

@@ -72,15 +72,15 @@ def _figures(run: RunData) -> dict[str, go.Figure]:
 
 
 def _about(run: RunData) -> str:
-    planned = run.setting("run.steps")
-    state = "finished" if planned and run.steps >= planned else f"at step {run.steps} of {planned or '?'}"
+    planned, data = run.setting("run.steps"), run.setting("data.train.path")
+    model, curriculum = run.setting("model.path"), run.setting("curriculum.name")
     parts = (
-        PurePosixPath(str(run.setting("model.path") or "?")).name,
-        f"curriculum {run.setting('curriculum.name') or '?'}",
-        PurePosixPath(str(run.setting("data.train.path") or "?")).name,
-        state,
+        PurePosixPath(model).name if model else "",
+        f"curriculum {curriculum}" if curriculum else "",
+        PurePosixPath(data).name if data else "",
+        f"step {run.steps} of {planned}" if planned else "",
     )
-    return " · ".join(parts)
+    return " · ".join(part for part in parts if part)
 
 
 def _numbers(run: RunData) -> list[tuple[str, str, str]]:
@@ -158,7 +158,7 @@ def _steps(run: RunData, drawn: dict[str, go.Figure]) -> str:
             plot("lengths", "Lengths", longest),
         )
         + signal
-        + section("time", "Time", plot("seconds", "Seconds of a step, by part", f"Means over ranks.{overlap}".strip()))
+        + section("time", "Time", plot("seconds", "Seconds of a step, by part", f"Training as its slowest rank saw it.{overlap}"))
     )
 
 
