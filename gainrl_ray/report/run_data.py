@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 
-from gainrl_ray.config_layers import yaml_value
+from gainrl_ray.config_layers import yaml_layer
 from gainrl_ray.errors import DataError
 from gainrl_ray.metrics import METRICS_FILE, Record, read_metrics
 from gainrl_ray.report.provenance import ENVIRONMENT_FILE, Ordering, read_json, read_order
@@ -60,7 +59,7 @@ class RunReader:
         """The run as it is now.
 
         Raises:
-            DataError: the folder holds no metrics yet, or a file in it cannot be read.
+            DataError, ConfigError: the folder holds no metrics yet, or a file in it cannot be read.
         """
         run = self._run
         records = run_records(run)
@@ -73,7 +72,7 @@ class RunReader:
             records=[record for record in records if record["step"] > 0],
             evaluations=[record for record in records if "eval/accuracy" in record],
             config_text=text,
-            config=_config(text, run),
+            config=yaml_layer(text.encode(), origin=run.child(CONFIG_FILE).uri).tree,
             environment=read_json(run, ENVIRONMENT_FILE) if run.exists(ENVIRONMENT_FILE) else {},
             rollouts=rollouts,
             ordering=read_order(run) or _unknown_order(records, rollouts),
@@ -98,14 +97,6 @@ def run_records(run: Storage) -> list[Record]:
     if not records:
         raise DataError(f"{where} does not exist or is empty: the report needs a run that has begun to train")
     return records
-
-
-def _config(text: str, run: Storage) -> dict[str, Any]:
-    try:
-        config = yaml_value(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{run.child(CONFIG_FILE).uri} is no YAML ({error}): restore or delete it") from error
-    return config if isinstance(config, dict) else {}
 
 
 def _unknown_order(records: Sequence[Record], rollouts: Sequence[StepRollouts]) -> Ordering:

@@ -158,7 +158,11 @@ def _steps(run: RunData, drawn: dict[str, go.Figure]) -> str:
             plot("lengths", "Lengths", longest),
         )
         + signal
-        + section("time", "Time", plot("seconds", "Seconds of a step, by part", f"Training as its slowest rank saw it.{overlap}"))
+        + section(
+            "time",
+            "Time",
+            plot("seconds", "Seconds of a step, by part", f"Of training, the slowest rank's.{overlap}"),
+        )
     )
 
 
