@@ -100,7 +100,7 @@ def _intervals(
                 legendgroup=strategy,
             )
         )
-    order = list(reversed(colours))
+    order = list(colours)[::-1]
     yaxis = {"type": "category", "categoryorder": "array", "categoryarray": order, "title": None, "automargin": True}
     return figure(traces, label, "", hovermode="closest", showlegend=False, yaxis=yaxis)
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from gainrl_ray.run_record import ROLLOUTS
 from gainrl_ray.storage import Storage
+from gainrl_ray.types import Outcome
 
 SHOWN_ROLLOUTS = 2000
 """Most rollouts that a page shows in full."""
@@ -75,24 +76,23 @@ class RolloutReader:
 def summarise(step: int, table: pa.Table, limit: int) -> StepRollouts:
     """The figures of a step's rollouts and about `limit` of them in full: whole groups, and one at least."""
     slots = table["slot"].to_numpy()
-    correct = pc.equal(table["outcome"], "correct").to_numpy(zero_copy_only=False)
+    outcomes = table["outcome"].to_pylist()
+    correct = np.array([outcome == Outcome.CORRECT for outcome in outcomes])
     distinct, firsts, groups = np.unique(slots, return_index=True, return_inverse=True)
-    lengths = pc.list_value_length(table["token_ids"]).to_numpy()
+    table = table.set_column(table.column_names.index("token_ids"), "tokens", _lengths(table["token_ids"]))
     spread = np.argsort((np.arange(len(distinct)) * _GOLDEN) % 1.0)
     shown: list[tuple[dict[str, Any], ...]] = []
     for group in spread:
         if sum(map(len, shown)) + len(table) / len(distinct) > limit and shown:
             break
-        of_group = table.take(np.flatnonzero(groups == group))
-        tokens = pc.list_value_length(of_group["token_ids"])
-        shown.append(tuple(of_group.drop(["token_ids"]).append_column("tokens", tokens).to_pylist()))
+        shown.append(tuple(table.take(np.flatnonzero(groups == group)).to_pylist()))
     return StepRollouts(
         step=step,
         rows=table["row"].to_numpy()[firsts],
         accuracy=np.bincount(groups, weights=correct) / np.bincount(groups),
-        length_quantiles=np.quantile(lengths, QUANTILES),
-        outcomes=Counter(table["outcome"].to_pylist()),
-        truncated=float(np.mean(pc.equal(table["finish_reason"], "length").to_numpy(zero_copy_only=False))),
+        length_quantiles=np.quantile(table["tokens"].to_numpy(), QUANTILES),
+        outcomes=Counter(outcomes),
+        truncated=table["finish_reason"].to_pylist().count("length") / len(table),
         samples=_at_most(limit, shown),
     )
 
@@ -125,6 +125,10 @@ def _at_most(limit: int, groups: Sequence[tuple[dict[str, Any], ...]]) -> tuple[
             break
         kept.append(group[:limit])
     return tuple(kept)
+
+
+def _lengths(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.call_function("list_value_length", [lists])
 
 
 def _step(name: str) -> int:

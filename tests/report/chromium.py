@@ -84,12 +84,16 @@ class Chromium:
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Wait until a script gives true."""
-        end = time.monotonic() + DEADLINE_S
-        while not self.run(condition):
+        """Wait until a script gives true; a page that is being left or built may not answer."""
+        end, seen = time.monotonic() + DEADLINE_S, None
+        while seen is not True:
             if time.monotonic() > end:
-                raise TimeoutError(f"{condition} did not come about in {DEADLINE_S:.0f} s")
+                raise TimeoutError(f"{condition} did not come about in {DEADLINE_S:.0f} s, but {seen}")
             time.sleep(0.05)
+            try:
+                seen = self.run(condition)
+            except RuntimeError as error:
+                seen = error
 
     def screenshot(self, file: Path, *, full: bool = True) -> None:
         """Write a PNG of the page, whole or what is in view."""
