@@ -41,7 +41,9 @@
     const names = hidden();
     const figure = data.plots[name];
     target.dataset.shown = name;
-    draw(target, { ...figure, data: figure.data.filter((trace) => !names.has(trace.legendgroup)) });
+    const layout = structuredClone(figure.layout);
+    layout.yaxis.categoryarray = layout.yaxis.categoryarray?.filter((label) => !names.has(label));
+    draw(target, { layout, data: figure.data.filter((trace) => !names.has(trace.legendgroup)) });
   }
 
   function show() {

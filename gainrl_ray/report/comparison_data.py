@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gainrl_ray.algo.statistics import LEVEL, t_quantile
 from gainrl_ray.errors import DataError
 from gainrl_ray.report.provenance import read_json
 from gainrl_ray.storage import Storage
@@ -35,9 +36,6 @@ SHARES = ("eval_accuracy", "accuracy", "informative_groups")
 LEAST_SEEDS = 3
 """Fewest seeds that get a band: of two, Student's interval reaches nine times their distance to each side."""
 POINTS = 120
-
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t at 0.975 for 1 to 10 degrees of freedom; beyond, 1.96 + 2.5 / degrees is right to 0.02."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +116,6 @@ def _over_seeds(x: np.ndarray, values: np.ndarray, metric: str) -> Curve:
     if seeds < LEAST_SEEDS:
         unknown = np.full_like(mean, np.nan)
         return Curve(x=x, mean=mean, low=unknown, high=unknown)
-    degrees = seeds - 1
-    quantile = _T_975[degrees - 1] if degrees <= len(_T_975) else 1.96 + 2.5 / degrees
-    half = quantile * values.std(axis=0, ddof=1) / np.sqrt(seeds)
+    half = t_quantile((1 + LEVEL) / 2, seeds - 1) * values.std(axis=0, ddof=1) / np.sqrt(seeds)
     least, most = (0.0, 1.0) if metric in SHARES else (-np.inf, np.inf)
     return Curve(x=x, mean=mean, low=np.maximum(mean - half, least), high=np.minimum(mean + half, most))

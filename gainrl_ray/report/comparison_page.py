@@ -105,14 +105,19 @@ def _measures(data: ComparisonData) -> str:
 
 
 def _differences(data: ComparisonData, baseline: str) -> str:
+    compared = [row for row in data.table["rows"] if baseline in row["against"]]
+    headings = ["strategy", *MEASURES.values()]
     rows = [
         [row["strategy"], *(difference(name, row["against"][baseline].get(name)) for name in MEASURES)]
-        for row in data.table["rows"]
-        if baseline in row["against"]
+        for row in compared
     ]
+    if baseline == "uniform" and any("speedup" in row for row in compared):
+        headings.insert(1, "times fewer steps to uniform's final accuracy")
+        for cells, row in zip(rows, compared, strict=True):
+            cells.insert(1, ratio(row.get("speedup")))
     note = '<p class="note">Paired by seed, with 95 % intervals. *: the interval does not hold 0.</p>'
     title = f"Difference from {baseline}"
-    return section(f"against-{baseline}", title, note, table(["strategy", *MEASURES.values()], rows, key="strategy"))
+    return section(f"against-{baseline}", title, note, table(headings, rows, key="strategy"))
 
 
 def _diagnostics(data: ComparisonData) -> str:
@@ -158,6 +163,15 @@ def difference(measure: str, found: Mapping[str, Any] | None) -> str:
     return f"{number(measure, found['difference'], '+')}{mark}{_bounds(measure, found, '+')}{unsure}"
 
 
+def ratio(found: Mapping[str, Any] | None) -> str:
+    """How many times fewer, with its interval; an upper bound where some runs did not come that far."""
+    if found is None or found["ratio"] is None:
+        return "-"
+    missed = found.get("not_reached") or 0
+    bounds = "" if found["low"] is None or found["high"] is None else f"\n[{found['low']:.2f}, {found['high']:.2f}]"
+    return ("≤ " if missed else "") + f"{found['ratio']:.2f}{bounds}" + (f"\n{missed} not reached" if missed else "")
+
+
 def number(measure: str, value: float, sign: str = "") -> str:
     """A figure in the digits that its measure deserves."""
     if measure in SHARE_MEASURES:
@@ -181,12 +195,12 @@ def _interval(values: Sequence[float | None]) -> str:
 def _plain(rows: Sequence[Mapping[str, Any]]) -> str:
     """Mappings as a table of their keys."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    return table([key.replace("_", " ") for key in keys], [[_text(row.get(key)) for key in keys] for row in rows])
+    return table([key.replace("_", " ") for key in keys], [[_text(key, row.get(key)) for key in keys] for row in rows])
 
 
-def _text(value: Any) -> str:
+def _text(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
-        return "open"
+        return "open" if key == "holds" else "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

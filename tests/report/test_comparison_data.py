@@ -9,7 +9,7 @@ from report_samples import comparison_folder, measure
 from gainrl_ray.errors import DataError
 from gainrl_ray.report.comparison_data import ComparisonData, read_comparison
 from gainrl_ray.report.comparison_figures import curves, measures
-from gainrl_ray.report.comparison_page import difference, figure, number
+from gainrl_ray.report.comparison_page import comparison_page, difference, figure, number, ratio
 
 
 @pytest.fixture
@@ -67,6 +67,17 @@ def test_the_words_of_the_table() -> None:
     assert difference("final_accuracy", {"difference": 0.2, "low": 0.1, "high": 0.3}) == "+0.200 *\n[+0.100, +0.300]"
     assert difference("steps_to_target", {"difference": -5, "low": -12, "high": 2}) == "-5\n[-12, +2]"
     assert number("seconds_to_target", 1234.0) == "1.23k"
+    assert ratio({"ratio": 1.5, "low": 0.9, "high": 2.1, "seeds": 5, "not_reached": 0}) == "1.50\n[0.90, 2.10]"
+    assert ratio({"ratio": 1.5, "low": None, "high": None, "seeds": 1, "not_reached": 1}) == "≤ 1.50\n1 not reached"
+
+
+def test_claims_and_speedups_are_shown_where_there_are_any(data: ComparisonData) -> None:
+    assert "times fewer steps" not in comparison_page(data)
+    data.table["rows"][0]["speedup"] = {"ratio": 2.34, "low": 1.0, "high": 3.0, "seeds": 3, "not_reached": 0}
+    data.table["claims"][:] = [{"claim": "faster", "published": 2.5, "measured": 2.34, "low": None, "holds": None}]
+    page = comparison_page(data)
+    assert "times fewer steps" in page and "2.34\n[1.00, 3.00]" in page
+    assert "<th>faster</th><td>2.5</td><td>2.34</td><td>-</td><td>open</td>" in page
 
 
 def test_files_that_are_no_comparison_are_named(tmp_path: Path) -> None:
