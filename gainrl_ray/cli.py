@@ -87,7 +87,7 @@ def diff_configs(old: Config, new: Config) -> list[str]:
 
 def changed_settings(stored: Config, config: Config) -> list[str]:
     """One "key: old -> new" for every setting that has to stay the same when a run is continued, and did not."""
-    free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.")
+    free = ("run.steps:", "run.name:", "run.allow_changed:", "run.storage:", "ray.", "report.")
     return [change for change in diff_configs(stored, config) if not change.startswith(free)]
 
 

@@ -454,6 +454,13 @@ class TrackingConfig(Node):
     """Write every step's rollouts as parquet."""
 
 
+class ReportConfig(Node):
+    """The run's report.html."""
+
+    every: NonNegativeInt | None = 0
+    """Write the report after every so many steps and at the end; 0 = only at the end, null = never."""
+
+
 class Config(Node):
     """All settings of gainrl-ray."""
 
@@ -476,6 +483,7 @@ class Config(Node):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+    report: ReportConfig = ReportConfig()
 
     @property
     def sequence_tokens(self) -> int:

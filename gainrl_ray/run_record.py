@@ -16,6 +16,7 @@ from gainrl_ray.metrics import MetricsWriter, Record
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import GradedGroup, Outcome, UpdateReport
 
+CONFIG_FILE = "config.yaml"
 LEDGER_FILE = "ledger.json"
 ROLLOUTS = "rollouts"
 

@@ -77,6 +77,12 @@ class Storage:
         with self._naming(name):
             return self.filesystem.get_file_info(self._at(name)).type != pyarrow.fs.FileType.NotFound
 
+    def stamp(self, name: str) -> str:
+        """Size and time of the last change of a file; a file that has not changed keeps its stamp."""
+        with self._naming(name):
+            info = self.filesystem.get_file_info(self._at(name))
+            return f"{info.size}-{info.mtime_ns}"
+
     def list(self, name: str = "") -> list[str]:
         """Names of the files and folders directly below a folder, sorted; none when there is no such folder."""
         with self._naming(name):

@@ -21,13 +21,14 @@ from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.liger import check_liger
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.model.lora import check_peft
+from gainrl_ray.report.live import reporting
+from gainrl_ray.report.provenance import write_environment, write_order
 from gainrl_ray.rewards.runner import RewardRunner
+from gainrl_ray.run_record import CONFIG_FILE
 from gainrl_ray.selection_inputs import ensure_inputs, ensure_part, shares_beside_engines, signal_seconds
 from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
-
-CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +67,13 @@ def train(config: Config, run_name: str, say: Say = print, pipelines: Pipelines 
     storage = open_run(config, run_name)
     tables = _tables(config, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
-    started = _steps_done(storage) > 0
-    part = ensure_part(config, tables.train, tables.prompts, storage, started=started, say=say)
+    has_begun = _steps_done(storage) > 0
+    part = ensure_part(config, tables.train, tables.prompts, storage, started=has_begun, say=say)
     tables = replace(tables, train=part)
     lasting = pipelines or Pipelines()
     try:
-        stopped = _run(config, run_name, tables, storage, say, lasting)
+        with reporting(storage, config.report.every, say):
+            stopped = _run(config, run_name, tables, storage, say, lasting)
     finally:
         if pipelines is None:
             lasting.close()
@@ -173,7 +175,10 @@ def _run(
     )
     try:
         inputs = inputs or ensure_inputs(config, train, tables.prompts, say)
-        storage.write_text(CONFIG_FILE, to_yaml(config))  # not before: what cannot start leaves the run as it was
+        # Not before: what cannot start leaves the run as it was.
+        storage.write_text(CONFIG_FILE, to_yaml(config))
+        write_environment(storage, supply)
+        write_order(storage, inputs.order, strategy_class(config.curriculum).signal)
         return run.train(inputs.order, inputs.columns, say)
     finally:
         run.close()

@@ -37,6 +37,14 @@ def test_text_is_written_replaced_and_read(storage: Storage) -> None:
     assert storage.child("sub").read_text("notes.txt") == "drei ü\n"
 
 
+def test_a_file_s_stamp_changes_with_it(storage: Storage) -> None:
+    storage.write_text("a.txt", "one")
+    first = storage.stamp("a.txt")
+    assert storage.stamp("a.txt") == first
+    storage.write_text("a.txt", "more")
+    assert storage.stamp("a.txt") != first
+
+
 def test_tables_are_written_and_read_by_column(storage: Storage) -> None:
     storage.write_table("t.parquet", TABLE)
     assert storage.read_table("t.parquet") == TABLE

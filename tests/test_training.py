@@ -19,6 +19,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.errors import ConfigError, DataError, ResourceError
 from gainrl_ray.evaluation import evaluate
 from gainrl_ray.metrics import read_metrics
+from gainrl_ray.report.provenance import read_order
 from gainrl_ray.storage import Storage
 from gainrl_ray.training import RunSummary, summary
 
@@ -37,6 +38,10 @@ def test_a_run_leaves_what_the_readme_says(whole: Finished) -> None:
     for step in range(STEPS):
         table = pq.read_table(whole.folder / f"rollouts/step_{step:06d}.parquet")
         assert table.num_rows == 24 and set(table["policy_version"].to_pylist()) == {step}
+    assert "plotly.js v" in (whole.folder / "report.html").read_text() and whole.lines[-1].startswith("report: ")
+    ordering = read_order(Storage(str(whole.folder)))
+    assert ordering is not None and (ordering.problems, ordering.signal, ordering.lost) == (64, "angle", False)
+    assert '"ray": "2.60.0"' in (whole.folder / "environment.json").read_text()
     assert (whole.folder / "config.yaml").exists() and list((whole.folder / "tensorboard").iterdir())
     assert sum(line.startswith("step ") for line in whole.lines) == STEPS
     folder, model = str(whole.folder), f"{whole.folder}/model"

@@ -92,6 +92,24 @@ def check_order(order: np.ndarray, size: int, what: str) -> None:
         )
 
 
+def ranks_of(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """[M] int64 places in `order` of M distinct rows that rise; reads the order by parts, so memory stays small.
+
+    Raises: DataError when a row is not in the order.
+    """
+    ranks = np.full(len(rows), -1, dtype=np.int64)
+    for start in range(0, len(order) if len(rows) else 0, _CHUNK):
+        part = order[start : start + _CHUNK]
+        places = np.minimum(np.searchsorted(rows, part), len(rows) - 1)
+        found = rows[places] == part
+        ranks[places[found]] = start + np.flatnonzero(found)
+    if (ranks < 0).any():
+        raise DataError(
+            f"row {rows[ranks < 0][0]} is not in the order of {len(order)} rows: the order is of another dataset"
+        )
+    return ranks
+
+
 def sorted_places(
     values: np.ndarray | pa.ChunkedArray, ids: pa.Array | pa.ChunkedArray, *, descending: bool
 ) -> np.ndarray:

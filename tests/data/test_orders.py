@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from gainrl_ray.data import orders
-from gainrl_ray.data.orders import StoredOrder, check_order, keep_order, sorted_places
+from gainrl_ray.data.orders import StoredOrder, check_order, keep_order, ranks_of, sorted_places
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
 
@@ -68,3 +68,13 @@ def test_places_by_value_and_then_by_id() -> None:
     values, ids = np.array([0.5, 0.9, 0.5, 0.1]), pa.array(["é", "b", "z", "a"])
     assert sorted_places(values, ids, descending=True).tolist() == [1, 2, 0, 3]
     assert sorted_places(values, ids, descending=False).tolist() == [3, 2, 0, 1]
+
+
+def test_ranks_are_found_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = np.array([4, 2, 0, 1, 3], dtype=np.int32)
+    for chunk in (1, 2, 5, 100):
+        monkeypatch.setattr(orders, "_CHUNK", chunk)
+        assert ranks_of(np.array([0, 3, 4]), order).tolist() == [2, 4, 0]
+        assert ranks_of(np.array([], dtype=np.int64), order).tolist() == []
+    with pytest.raises(DataError, match="row 7 is not in the order of 5 rows"):
+        ranks_of(np.array([2, 7]), order)
