@@ -15,7 +15,7 @@ from gainrl_ray.config_curricula import CustomConfig
 from gainrl_ray.config_node import Node
 from gainrl_ray.config_signals import SignalName
 from gainrl_ray.curricula.base import Column, Signal
-from gainrl_ray.curricula.custom import load_options
+from gainrl_ray.curricula.custom import load_strategy
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.external_order import read_order
 from gainrl_ray.data.orders import StoredOrder, keep_order, sorted_places
@@ -102,7 +102,7 @@ def ensure_inputs(config: Config, table: ProblemTable, prompts: PromptBuilder, s
         GainrlError: anything that the user can mend, with what was received and what to do.
     """
     strategy = strategy_class(config.curriculum)
-    settings = load_options(config.curriculum) if isinstance(config.curriculum, CustomConfig) else config.curriculum
+    settings = load_strategy(config.curriculum)[1] if isinstance(config.curriculum, CustomConfig) else config.curriculum
     make = _Maker(config, settings, table, prompts, say)
     columns: dict[Column, StoredArray] = {name: make.column(name) for name in strategy.needs}
     return Inputs(order=make.order(strategy.signal, columns), columns=columns)

@@ -159,9 +159,7 @@ def _tables(config: Config, say: Say) -> Tables:
     return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
-def _run(
-    config: Config, run_name: str, tables: Tables, storage: Storage, say: Say, pipelines: Pipelines
-) -> bool:
+def _run(config: Config, run_name: str, tables: Tables, storage: Storage, say: Say, pipelines: Pipelines) -> bool:
     """Find or make the strategy's inputs and train; the actors start beside that where both fit on the cluster."""
     train, supply = tables.train, cluster_supply()
     scoring = shares_beside_engines(config, train, tables.prompts)
@@ -170,9 +168,7 @@ def _run(
     inputs = None
     if scoring is None or shortage((*budget(config), *scoring), supply) is not None:
         inputs = ensure_inputs(config, train, tables.prompts, say)
-    run = TrainingRun(
-        config, run_name, pipelines=pipelines, train=train, heldout=tables.heldout, pad_id=tables.pad_id
-    )
+    run = TrainingRun(config, run_name, pipelines=pipelines, train=train, heldout=tables.heldout, pad_id=tables.pad_id)
     try:
         inputs = inputs or ensure_inputs(config, train, tables.prompts, say)
         # Not before: what cannot start leaves the run as it was.

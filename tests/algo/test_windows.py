@@ -4,7 +4,7 @@ from math import exp
 
 import numpy as np
 import pytest
-from enumeration import set_probabilities
+from enumeration import order_probabilities, set_probabilities
 
 from gainrl_ray.algo import windows
 from gainrl_ray.algo.windows import Taken, draw_window
@@ -41,11 +41,7 @@ def test_what_was_drawn_before_changes_nothing_else(way: str, monkeypatch: pytes
     monkeypatch.setattr(windows, "_SPARSE", np.inf if way == "raced" else 0.0)
     weights, draws = [exp(-((k - 1.6) ** 2) / (2 * 1.7**2)) for k in range(6)], 6000
     expected: dict[tuple[int, ...], float] = {}
-    for order in itertools.permutations(range(6), 4):
-        chance, left = 1.0, sum(weights)
-        for rank in order:
-            chance *= weights[rank] / left
-            left -= weights[rank]
+    for order, chance in order_probabilities(weights, 4).items():
         key = (*sorted(order[:2]), *sorted(order[2:]))
         expected[key] = expected.get(key, 0.0) + chance
     counts, rng, law = dict.fromkeys(expected, 0), np.random.default_rng(5), {"mu": 1.6, "sigma": 1.7, "size": 6}

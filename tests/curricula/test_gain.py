@@ -5,7 +5,7 @@ from math import exp, nan, tanh
 
 import numpy as np
 import pytest
-from enumeration import set_probabilities
+from enumeration import order_probabilities, set_probabilities
 
 from gainrl_ray.config_curricula import GainConfig
 from gainrl_ray.curricula.gain import GainStrategy, in_ranks
@@ -44,11 +44,7 @@ def test_a_refill_is_the_next_draw_given_the_window() -> None:
     strategy = GainStrategy(GainConfig(sigma=1.5, mu_start=2.0), np.array([30, 10, 20, 0, 40]) // 10, 0)
     weights = [exp(-((k - 2) ** 2) / 4.5) for k in range(5)]
     expected: dict[tuple[int, ...], float] = {}
-    for order in itertools.permutations(range(5), 3):
-        chance, left = 1.0, sum(weights)
-        for rank in order:
-            chance *= weights[rank] / left
-            left -= weights[rank]
+    for order, chance in order_probabilities(weights, 3).items():
         key = (*sorted(order[:2]), order[2])
         expected[key] = expected.get(key, 0.0) + chance
     counts, ranks = dict.fromkeys(expected, 0), {3: 0, 1: 1, 2: 2, 0: 3, 4: 4}
