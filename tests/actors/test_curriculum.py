@@ -9,9 +9,10 @@ import pytest
 import ray
 
 from gainrl_ray.actors.curriculum import CurriculumActor, _CurriculumProcess
-from gainrl_ray.config_curricula import GainConfig, UniformConfig
+from gainrl_ray.config_curricula import CustomConfig, GainConfig, UniformConfig
 from gainrl_ray.data.orders import StoredOrder, keep_order
 from gainrl_ray.data.problem_columns import ProblemIds, write_columns
+from gainrl_ray.errors import ConfigError
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import SlotOutcome, StepOutcome
 
@@ -62,3 +63,22 @@ def test_the_actor_maps_the_order_where_it_runs(
     assert window.problem_ids == tuple(str(row) for row in window.rows) and len(set(window.rows)) == 50
     if config.name == "gain":  # rank 0 is the last row, and ranks rise
         assert list(window.rows) == sorted(window.rows, reverse=True) and max(window.rows) > 950
+
+
+def test_a_users_strategy_runs_where_the_actor_runs(ray_session: None, tmp_path: Path) -> None:
+    _, ids = _stored(tmp_path, 100)
+    config = CustomConfig(strategy="strategy_example:RetryStrategy")
+    actor = CurriculumActor.remote(config, range(100), ids, 3)
+    ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
+    window = ray.get(actor.select.remote(0, 8, 1), timeout=60)
+    slots = tuple(
+        SlotOutcome(slot=slot, row=row, completions=8, accuracy=0.5, angle=0.0) for slot, row in enumerate(window.rows)
+    )
+    report = ray.get(actor.observe.remote(StepOutcome(step=0, slots=slots), [], 0, 1), timeout=60)
+    assert report.state == {"strategy": "retry", "size": 100, "partly": list(window.rows)}
+    assert ray.get(actor.select.remote(1, 8, 1), timeout=60).rows[:4] == window.rows[:4]
+    with pytest.raises(
+        ConfigError, match=r"strategy_example:RetryStrategy: load_state_dict at step 0 raised TypeError"
+    ):
+        ray.get(actor.reset.remote(1, {"strategy": "retry", "size": 100, "partly": 1}, [], [], 2), timeout=60)
+    ray.kill(actor)
