@@ -68,7 +68,8 @@ def test_the_actor_maps_the_order_where_it_runs(
 def test_a_users_strategy_runs_where_the_actor_runs(ray_session: None, tmp_path: Path) -> None:
     _, ids = _stored(tmp_path, 100)
     config = CustomConfig(strategy="strategy_example:RetryStrategy")
-    actor = CurriculumActor.remote(config, range(100), ids, 3)
+    beside = {"env_vars": {"GAINRL_CALLER_DIR": str(Path(__file__).parents[1])}}  # as a submitted job has it
+    actor = CurriculumActor.options(runtime_env=beside).remote(config, range(100), ids, 3)
     ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
     window = ray.get(actor.select.remote(0, 8, 1), timeout=60)
     slots = tuple(
