@@ -49,7 +49,8 @@ class Curriculum:
         self._ledger = Ledger()
         self._attempt = 0
         self._windows: dict[int, Window] = {}
-        self._selected_from: dict[int, CurriculumReport] = {}  # by step: where its window was drawn from
+        # By step: the strategy that its window was drawn by, and the rows of windows that were under way then.
+        self._selected_from: dict[int, tuple[CurriculumReport, np.ndarray]] = {}
         self._past: tuple[CurriculumReport, CheckedStrategy] | None = None
         self._reports: dict[int, CurriculumReport] = {}
 
@@ -71,7 +72,7 @@ class Curriculum:
         self._ledger.rewind(step, attempt)
         self._windows = {window.step: window for window in windows}
         self._reports, self._past, self._present = {}, None, self._report()
-        self._selected_from = dict.fromkeys(self._windows, self._present)
+        self._selected_from = {step: (self._present, self._planned(step)) for step in self._windows}
         for window in windows:
             self._ledger.plan(window.step, attempt, window.problem_ids)
         return self._present
@@ -80,9 +81,9 @@ class Curriculum:
         """The window of `step`, drawn from the strategy's present state."""
         self._check(attempt)
         if step not in self._windows:
-            rows = self._strategy.select(step, count, self._planned())
-            self._windows[step] = self._window(step, rows)
-            self._selected_from[step] = self._present
+            planned = self._planned(step)
+            self._windows[step] = self._window(step, self._strategy.select(step, count, planned))
+            self._selected_from[step] = self._present, planned
             self._ledger.plan(step, attempt, self._windows[step].problem_ids)
         return self._windows[step]
 
@@ -92,8 +93,9 @@ class Curriculum:
         They are drawn from the state that the step's window was, whatever was observed since.
         """
         self._check(attempt)
-        strategy = self._strategy_of(self._selected_from[step])
-        return self._window(step, strategy.refill(step, count, np.asarray(drawn, dtype=np.int64)))
+        report, planned = self._selected_from[step]
+        rows = self._strategy_of(report).refill(step, count, np.asarray(drawn, dtype=np.int64), planned)
+        return self._window(step, rows)
 
     def graded(
         self,
@@ -133,9 +135,10 @@ class Curriculum:
         """Every entry of the ledger, oldest first."""
         return [entry.as_dict() for entry in self._ledger]
 
-    def _planned(self) -> np.ndarray:
-        """Rows of all windows that are drawn and not observed yet."""
-        return np.array([row for window in self._windows.values() for row in window.rows], dtype=np.int64)
+    def _planned(self, step: int) -> np.ndarray:
+        """Rows of the windows of earlier steps that are not observed yet."""
+        earlier = [window for window in self._windows.values() if window.step < step]
+        return np.array([row for window in earlier for row in window.rows], dtype=np.int64)
 
     def _strategy_of(self, report: CurriculumReport) -> CheckedStrategy:
         """The strategy as it was at `report`: this one, or where it has observed since, one rewound."""

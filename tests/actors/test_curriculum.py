@@ -10,11 +10,11 @@ import pytest
 import ray
 
 from gainrl_ray.actors.curriculum import Curriculum, CurriculumActor, _CurriculumProcess
-from gainrl_ray.config_curricula import GainConfig, UniformConfig
+from gainrl_ray.config_curricula import CustomConfig, GainConfig, UniformConfig
 from gainrl_ray.curricula.base import FixedStrategy
 from gainrl_ray.data.orders import StoredOrder, keep_order
 from gainrl_ray.data.problem_columns import ProblemIds, write_columns
-from gainrl_ray.errors import StaleAttemptError
+from gainrl_ray.errors import ConfigError, StaleAttemptError
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import SlotOutcome, StepOutcome, Window
 
@@ -80,10 +80,10 @@ class _Counting(FixedStrategy):
         super().__init__(*arguments)
         self._seen = 0
 
-    def _ranks(self, step: int, count: int) -> np.ndarray:
+    def _draw(self, step: int, count: int, planned: np.ndarray) -> np.ndarray:
         return np.arange(count)
 
-    def refill(self, step: int, count: int, drawn: np.ndarray) -> np.ndarray:
+    def refill(self, step: int, count: int, drawn: np.ndarray, planned: np.ndarray) -> np.ndarray:
         return drawn.max() + 1 + self._seen + np.arange(count)
 
     def observe(self, outcome: StepOutcome) -> None:
@@ -99,7 +99,8 @@ class _Counting(FixedStrategy):
 def test_a_refill_is_drawn_from_the_state_that_its_window_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """However far the learners, and with them the observed steps, have come meanwhile."""
     monkeypatch.setattr(
-        "gainrl_ray.actors.curriculum.build_strategy", lambda config, order, seed: _Counting(config, order, seed)
+        "gainrl_ray.actors.curriculum.build_strategy",
+        lambda config, order, seed, columns: _Counting(config, order, seed),
     )
     curriculum = Curriculum(UniformConfig(), range(100), [f"p{row}" for row in range(100)], 0)
     curriculum.reset(0, None, [], [], 1)
@@ -118,3 +119,23 @@ def test_a_refill_is_drawn_from_the_state_that_its_window_was(monkeypatch: pytes
     assert (curriculum.select(2, 4, 2).rows, curriculum.refill(2, 1, first.rows, 2).rows) == ((0, 1, 2, 3), (6,))
     with pytest.raises(StaleAttemptError):
         curriculum.refill(2, 1, first.rows, 1)
+
+
+def test_a_users_strategy_runs_where_the_actor_runs(ray_session: None, tmp_path: Path) -> None:
+    _, ids = _stored(tmp_path, 100)
+    config = CustomConfig(strategy="strategy_example:RetryStrategy")
+    beside = {"env_vars": {"GAINRL_CALLER_DIR": str(Path(__file__).parents[1])}}  # as a submitted job has it
+    actor = CurriculumActor.options(runtime_env=beside).remote(config, range(100), ids, 3)
+    ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
+    window = ray.get(actor.select.remote(0, 8, 1), timeout=60)
+    slots = tuple(
+        SlotOutcome(slot=slot, row=row, completions=8, accuracy=0.5, angle=0.0) for slot, row in enumerate(window.rows)
+    )
+    report = ray.get(actor.observe.remote(StepOutcome(step=0, slots=slots), [], 0, 1), timeout=60)
+    assert report.state == {"strategy": "retry", "size": 100, "partly": list(window.rows)}
+    assert ray.get(actor.select.remote(1, 8, 1), timeout=60).rows[:4] == window.rows[:4]
+    with pytest.raises(
+        ConfigError, match=r"strategy_example:RetryStrategy: load_state_dict at step 0 raised TypeError"
+    ):
+        ray.get(actor.reset.remote(1, {"strategy": "retry", "size": 100, "partly": 1}, [], [], 2), timeout=60)
+    ray.kill(actor)
