@@ -60,7 +60,7 @@ def test_a_comparison_keeps_its_engines_lists_what_failed_and_is_continued(whole
     with seen("RolloutServer") as engines:
         found = compare(comparison(folder, BROKEN, UNIFORM, GAIN), lines.append)
     (failure,) = found.table["failed"]
-    assert failure["strategy"] == "broken" and "loss.kl_coef: 0.5 -> 0.0" in failure["error"]
+    assert failure["strategy"] == "broken" and "loss.kl_coef: 0.5 -> 0\n" in failure["error"]
     assert len(engines) == 1, "the second run had the engines of the first"
     # Weights of the run before would be noticed: its windows, rewards and policy are those of a run by itself.
     assert_alike(Finished(folder / "c.gain.0", []), whole)
