@@ -63,7 +63,7 @@ def measures(data: ComparisonData) -> dict[str, go.Figure]:
         for baseline in data.table["baselines"]:
             differences = {row["strategy"]: row["against"].get(baseline, {}).get(measure) for row in data.table["rows"]}
             others = {strategy: colour for strategy, colour in colours.items() if strategy != baseline}
-            compared = _intervals(others, differences, "difference", f"{label}: difference from {baseline}")
+            compared = _intervals(others, differences, "difference", f"difference from {baseline}")
             made[f"{baseline}/{measure}"] = compared.add_vline(x=0, line={"width": 1, "color": GREY, "dash": "dot"})
     return made
 
@@ -102,7 +102,9 @@ def _intervals(
         )
     order = list(colours)[::-1]
     yaxis = {"type": "category", "categoryorder": "array", "categoryarray": order, "title": None, "automargin": True}
-    return figure(traces, label, "", hovermode="closest", showlegend=False, yaxis=yaxis)
+    return figure(
+        traces, label, "", hovermode="closest", showlegend=False, yaxis=yaxis, xaxis_nticks=6, xaxis_tickangle=0
+    )
 
 
 def diagnostics(signals: Sequence[Mapping[str, Any]]) -> go.Figure | None:
