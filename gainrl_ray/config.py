@@ -247,13 +247,14 @@ class RolloutConfig(Node):
 class SyncConfig(Node):
     """Weights from learner to engines."""
 
-    backend: Literal["auto", "object_store", "broadcast"] = "auto"
+    backend: Literal["auto", "object_store", "broadcast", "ipc"] = "auto"
     """How a new version reaches the engines: `object_store` has them pull it from Ray's object store; `broadcast` has
     the learner send it to all at once and fill the store while they generate, by NCCL where both sides have GPUs,
-    else by gloo. It needs rollout.max_staleness 0, whole GPUs of their own for both sides (NCCL takes one process a
-    GPU; on shared GPUs, rollout.colocated, the object store's shared memory is the way) and full weights to send, not
-    lora.sync=adapter. auto = broadcast where GPUs and these settings allow it. A gang's first version, and whoever
-    misses a broadcast, goes by the object store; so do all versions after two failures in a row or a verified one."""
+    else by gloo; `ipc` likewise has them read it from memory that the learner shares with them, of the GPU or on CPU of
+    the machine. `broadcast` needs rollout.max_staleness 0, whole GPUs of their own for both sides (NCCL takes one
+    process a GPU) and full weights to send, not lora.sync=adapter; `ipc` needs rollout.colocated with one learner rank
+    under ZeRO 2. auto = ipc or broadcast where GPUs and these settings allow it. A gang's first version, and whoever
+    misses another, goes by the object store; so do all versions after two failures in a row or a verified one."""
     bucket_mib: PositiveFloat = 256.0
     """Size of a bucket of weights, MiB."""
     deadline_s: PositiveFloat = 600.0
@@ -337,14 +338,17 @@ class LearnerConfig(Node):
     deepspeed: dict[str, Any] = Field(default={})
     """Extra DeepSpeed configuration, merged over what this tree gives."""
     microbatch_tokens: PositiveInt = 16384
-    """Padded tokens of one forward-backward pass."""
+    """Tokens of one forward-backward pass, padding included where there is any."""
     pack_tokens: NonNegativeInt = 2048
     """A prompt and as many of its completions as fit into so many tokens are run as one line, the prompt once, by
-    models that can; attention grows with its square. 0 = every completion with a prompt of its own."""
+    models that can; attention grows with its square. 0 = every completion with a prompt of its own, as always with
+    model.attention=flash_attention_2, which takes completions end to end without padding instead."""
     updates_per_step: PositiveInt = 1
     """Optimizer updates per step; the step's groups are split among them."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    liger: bool = False
+    """Run RMSNorm, rotary positions and the gated MLP by the fused kernels of the package liger-kernel, on GPUs."""
     cpus_per_worker: NonNegativeFloat = 0.5
     """CPUs of a learner rank."""
     gpus_per_worker: NonNegativeFloat = 0.0
@@ -452,12 +456,16 @@ class Config(Node):
         return self.data.prompt.max_tokens + self.rollout.max_new_tokens
 
     @property
-    def broadcasts_weights(self) -> bool:
-        """Whether new versions reach the engines by broadcast: see sync.backend."""
+    def fast_sync(self) -> Literal["broadcast", "ipc"] | None:
+        """The way by which new versions reach the engines before the object store has them: see sync.backend."""
         if self.sync.backend != "auto":
-            return self.sync.backend == "broadcast"
-        own_gpus = self.learner.gpus_per_worker >= 1 and self.rollout.gpus_per_engine >= 1
-        return own_gpus and not (self.rollout.max_staleness or self.rollout.colocated or self.lora.sends_adapters)
+            return None if self.sync.backend == "object_store" else self.sync.backend
+        gpus = self.learner.gpus_per_worker >= 1 and self.rollout.gpus_per_engine >= 1
+        if not gpus or self.rollout.max_staleness or self.lora.sends_adapters:
+            return None
+        if self.rollout.colocated:
+            return "ipc" if (self.learner.workers, self.learner.zero_stage) == (1, 2) else None
+        return "broadcast"
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
@@ -476,6 +484,8 @@ class Config(Node):
             self._check_broadcast()
         if self.rollout.colocated:
             self._takes_turns()
+        if self.sync.backend == "ipc":
+            self._check_ipc()
         return self
 
     def _takes_turns(self) -> None:
@@ -522,6 +532,19 @@ class Config(Node):
         for needed, is_missed in causes.items():
             if is_missed:
                 raise ValueError(f"sync.backend=broadcast needs {needed}; use object_store or auto")
+
+    def _check_ipc(self) -> None:
+        """Raise ValueError for settings under which a learner cannot share its memory with the engines."""
+        learner = self.learner
+        causes = {
+            "rollout.colocated true: engines read the memory of the device they are on": not self.rollout.colocated,
+            f"learner.workers 1, received {learner.workers}: rank 0 shares memory of its own GPU": learner.workers > 1,
+            f"learner.zero_stage 2, received {learner.zero_stage}: the store is filled beside engines that are awake, "
+            "when weights cannot be gathered on their GPU": learner.zero_stage != 2,
+        }
+        for needed, is_missed in causes.items():
+            if is_missed:
+                raise ValueError(f"sync.backend=ipc needs {needed}; use object_store or auto")
 
     def _check_lora(self) -> None:
         if not self.lora.sends_adapters:

@@ -19,6 +19,7 @@ from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import Fingerprint
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
+from gainrl_ray.model.liger import check_liger
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
 from gainrl_ray.model.lora import check_peft
 from gainrl_ray.rewards.runner import RewardRunner
@@ -58,6 +59,7 @@ def train(config: Config, run_name: str, say: Say = print) -> RunSummary:
     started = time.monotonic()
     check_trackers(config.tracking)
     check_peft(config.lora)
+    check_liger(config.learner)
     RewardRunner(config.reward).close()  # a function that cannot be imported is refused before anything starts
     storage = open_run(config, run_name)
     tables = _tables(config, say)

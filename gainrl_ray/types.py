@@ -149,6 +149,14 @@ class GradedGroup:
         return sum(grade.outcome is Outcome.CORRECT for grade in self.grades) / len(self.grades)
 
 
+class LineKind(StrEnum):
+    """How the rows of a micro-batch go through the model."""
+
+    ROWS = "rows"  # each as a line, padded to the longest
+    PACKS = "packs"  # those of a prompt as one line, the prompt once
+    END_TO_END = "end_to_end"  # all as one line, without padding
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
     """Right-padded sequences (prompt + completion) for one forward pass.

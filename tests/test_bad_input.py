@@ -123,6 +123,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "broken weights": (lambda d: [broken_weights(d)], r"model"),
     # cluster
+    "fused kernels on CPU": (lambda d: [UNIFORM, "--learner.liger=true"], r"learner\.liger=true needs CUDA GPUs"),
     "too few GPUs": (lambda d: [UNIFORM, "--learner.gpus_per_worker=4"], r"GPU: needed 4 .*the cluster has 0"),
     "too few CPUs": (lambda d: [UNIFORM, "--rollout.cpus_per_engine=900"], r"CPU: needed 900"),
 }

@@ -131,11 +131,12 @@ def test_a_killed_engine_and_a_killed_learner_cost_nothing_but_time(folder: Path
 
 
 def test_engines_that_share_the_learners_device_change_nothing(whole: Finished, folder: Path, kill_after) -> None:
-    """In turns with the learner, which is killed."""
+    """In turns with the learner, which is killed, and with its memory opened by the engine."""
     kill_after(folder / "turns", 3, "RayTrainWorker")
-    turns = run(settings(folder, rollout={"colocated": True}), "turns")
+    turns = run(settings(folder, rollout={"colocated": True}, sync={"backend": "ipc"}), "turns")
     assert any("attempt 2" in line for line in turns.lines)
     assert_alike(turns, whole)
+    assert all(seconds > 0 for seconds in turns.path("seconds/store")), "after every step the engine came first"
 
 
 def test_what_cannot_be_placed_is_refused_at_once(folder: Path) -> None:

@@ -9,7 +9,7 @@ from gainrl_ray.actors.broadcast import Broadcast, Receivers
 from gainrl_ray.actors.generation import Generated
 from gainrl_ray.checkpoint import RunState
 from gainrl_ray.errors import DeadlineError, StaleAttemptError
-from gainrl_ray.types import RankBatch, UpdateReport, Window
+from gainrl_ray.types import LineKind, RankBatch, UpdateReport, Window
 
 ANSWER_S = 60.0  # for a look at the engines
 
@@ -20,9 +20,9 @@ class Attempt:
     Change it inside `changing()`, which wakes those who wait.
     """
 
-    def __init__(self, number: int, start: int, runs_packs: bool = False) -> None:
-        """`start` is the number of trained steps that the gang goes on from; `runs_packs` as in PolicyModel."""
-        self.number, self.start, self.runs_packs = number, start, runs_packs
+    def __init__(self, number: int, start: int, lines: LineKind = LineKind.ROWS) -> None:
+        """`start` is the number of trained steps that the gang goes on from; `lines` as in PolicyModel."""
+        self.number, self.start, self.lines = number, start, lines
         self.published = -1  # newest version in the weight store
         self.wanted = -1  # version that drained engines wait for
         self.windows: dict[int, Window] = {}  # by step, as everything below

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from gainrl_ray.actors.buckets import AnnouncedBucket
+from gainrl_ray.actors.buckets import AnnouncedBucket, Way
 from gainrl_ray.actors.weights import Probe
 from gainrl_ray.config import Config
 
@@ -27,7 +27,7 @@ class Broadcast:
     group: str  # name of the group that the learner belongs to already, empty for none
     address: str  # where another group would be formed
     port: int
-    nccl: bool  # from GPU to GPU; otherwise through host memory, over gloo
+    way: Way
     layout: tuple[AnnouncedBucket, ...]
     probe: Probe | None
 
@@ -46,9 +46,11 @@ class Place(NamedTuple):
     size: int  # of the group
 
 
-def over_nccl(config: Config) -> bool:
-    """Whether a broadcast goes from GPU to GPU; otherwise through host memory, over gloo."""
-    return config.learner.gpus_per_worker > 0 and config.rollout.gpus_per_engine > 0
+def way(config: Config) -> Way:
+    """How a broadcast travels: as memory that is shared, or over NCCL where both sides have GPUs, else over gloo."""
+    if config.fast_sync == "ipc":
+        return "ipc"
+    return "nccl" if config.learner.gpus_per_worker > 0 and config.rollout.gpus_per_engine > 0 else "gloo"
 
 
 def stall_s(config: Config) -> float:

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import xxhash
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 16
 """Bytes; a tensor in a buffer can be viewed as any dtype, and GPU kernels read it at full speed."""
+
+
+Way = Literal["gloo", "nccl", "ipc"]
+"""How the buckets of a broadcast travel: through host memory, from GPU to GPU, or not at all, within one device's or
+machine's memory that all members open."""
 
 
 class TensorEntry(NamedTuple):

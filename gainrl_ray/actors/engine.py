@@ -152,7 +152,7 @@ class RolloutEngine:
     def join(self, broadcast: Broadcast, place: Place, stall_s: float) -> None:
         """Make the workers members of a group that the learner broadcasts in. Raises WeightSyncError."""
         self.state, self.version = EngineState.STALE, None
-        info = {"address": broadcast.address, "port": broadcast.port, "nccl": broadcast.nccl, "stall_s": stall_s}
+        info = {"address": broadcast.address, "port": broadcast.port, "way": broadcast.way, "stall_s": stall_s}
         info |= place._asdict()
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": info})
 

@@ -87,7 +87,7 @@ class EngineSlot:
         Raises EngineError, DeadlineError.
         """
         assert self._actor is not None
-        self.serves = None
+        self.serves, self.is_asleep = None, False
         limit_s = self._config.sync.deadline_s
         ref = self._actor.receive.remote(target.version, broadcast, place, stall_s(self._config), limit_s)
         self.figures = self._answer(ref, limit_s, f"the broadcast of version {target.version}")

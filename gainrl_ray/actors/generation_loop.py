@@ -18,6 +18,7 @@ from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import DeadlineError, StaleAttemptError
 from gainrl_ray.run_record import RunRecord
+from gainrl_ray.types import LineKind
 
 LOOK_UP_S = 0.5  # how often a wait for engines looks whether the attempt goes on
 
@@ -132,7 +133,8 @@ class GenerationLoop(threading.Thread):
             max_new_tokens=self._config.rollout.max_new_tokens,
             measure_all=strategy_class(self._config.curriculum).wants_angle,
             pad_id=self._parts.pad_id,
-            pack_tokens=learner.pack_tokens if self._attempt.runs_packs else 0,
+            pack_tokens=learner.pack_tokens if self._attempt.lines is LineKind.PACKS else 0,
+            padded=self._attempt.lines is not LineKind.END_TO_END,
         )
         with self._attempt.changing():
             self._attempt.generated[step] = generated

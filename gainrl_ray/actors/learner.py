@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from gainrl_ray.actors.broadcast import Receivers, over_nccl, stall_s
+from gainrl_ray.actors.broadcast import Receivers, stall_s, way
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import BroadcastSender, StoreSender
 from gainrl_ray.actors.weights import Probe
@@ -59,7 +59,7 @@ class _Learner:
             self._pipeline.make_room()
         self._policy = PolicyEngine(self._config, rank=self._rank, world_size=self._ranks)
         self._sender = self._open_sender() if self._rank == 0 else None
-        self._broadcaster = self._open_broadcaster() if self._rank == 0 and self._config.broadcasts_weights else None
+        self._broadcaster = self._open_broadcaster() if self._rank == 0 and self._config.fast_sync else None
 
     def run(self) -> None:
         state = self._begin(self._restore())
@@ -70,7 +70,7 @@ class _Learner:
             if self._takes_turns:
                 self._policy.resume()
             report = self._policy.update(batch)
-            is_first_broadcast = self._config.broadcasts_weights and state.step == begun
+            is_first_broadcast = self._config.fast_sync is not None and state.step == begun
             verify = every > 0 and ((state.step + 1) % every == 0 or is_first_broadcast)
             published = self._publish(state.step + 1, state.attempt, verify=verify)
             report = replace(report, seconds={**report.seconds, **published, "take": wait_s})
@@ -86,8 +86,10 @@ class _Learner:
         return StoreSender(store, bucket_bytes=int(sync.bucket_mib * 2**20), deadline_s=sync.deadline_s)
 
     def _open_broadcaster(self) -> BroadcastSender:
-        device = torch.device("cuda", torch.cuda.current_device()) if over_nccl(self._config) else torch.device("cpu")
-        return BroadcastSender(ray.util.get_node_ip_address(), device, stall_s(self._config))
+        chosen = way(self._config)
+        on_gpu = chosen == "nccl" or (chosen == "ipc" and self._config.learner.gpus_per_worker > 0)
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        return BroadcastSender(ray.util.get_node_ip_address(), device, chosen, stall_s(self._config))
 
     def _restore(self) -> RunState | None:
         """The committed state, with the learner's shards loaded; None at the beginning of a run."""
@@ -100,7 +102,7 @@ class _Learner:
 
     def _begin(self, state: RunState | None) -> RunState:
         """The state to go on from under a new attempt, equal on all ranks."""
-        answer = [self._pipeline.reset(state, self._policy.runs_packs) if self._rank == 0 else None]
+        answer = [self._pipeline.reset(state, self._policy.lines) if self._rank == 0 else None]
         if self._ranks > 1:
             dist.broadcast_object_list(answer, src=0)
         assert answer[0] is not None
@@ -141,7 +143,7 @@ class _Learner:
 
     def _offer(self, version: int, attempt: int, probe: Probe | None) -> Receivers | None:
         """The engines that take a broadcast of `version` that begins now, equal on all ranks; None for nobody."""
-        if not self._config.broadcasts_weights:
+        if self._config.fast_sync is None:
             return None
         answer: list[Receivers | None] = [None]
         if self._broadcaster is not None and self._sender is not None:

@@ -20,7 +20,7 @@ from gainrl_ray.actors.remote import Remote
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.data.rollout_table import groups_to_table, table_to_groups
 from gainrl_ray.errors import DeadlineError, DivergenceError, StaleAttemptError
-from gainrl_ray.types import RankBatch, SlotOutcome, StepOutcome, UpdateReport, Window
+from gainrl_ray.types import LineKind, RankBatch, SlotOutcome, StepOutcome, UpdateReport, Window
 
 
 class RolloutPipeline:
@@ -49,16 +49,16 @@ class RolloutPipeline:
         assert self._known_curriculum is not None, "use_curriculum comes before reset"
         return self._known_curriculum
 
-    def reset(self, state: RunState | None, runs_packs: bool = False) -> RunState:
+    def reset(self, state: RunState | None, lines: LineKind = LineKind.ROWS) -> RunState:
         """The state to go on from, under a new attempt; everything newer than `state` is discarded.
 
-        None starts the run from its beginning. `runs_packs`: whether the gang's policy runs packs (see PolicyModel).
+        None starts the run from its beginning. `lines`: how rows go through the gang's policy.
         """
         with self._resetting:
             self._end_attempt()
             step = state.step if state else 0
             number = max(self._attempt.number, state.attempt if state else 0, self._parts.record.last_attempt()) + 1
-            attempt = Attempt(number, step, runs_packs)
+            attempt = Attempt(number, step, lines)
             planned = state.windows if state else ()
             stored = state.curriculum if state else None
             curriculum = self._curriculum.reset(step, stored, planned, self._parts.record.ledger(), number)

@@ -39,7 +39,9 @@ class _Learner:
         self._sender = StoreSender(
             Remote(store, "weight store", limit_s), bucket_bytes=self._bucket_bytes, deadline_s=limit_s
         )
-        self._broadcaster = BroadcastSender(ray.util.get_node_ip_address(), torch.device("cpu"), stall_s(config))
+        self._broadcaster = BroadcastSender(
+            ray.util.get_node_ip_address(), torch.device("cpu"), "gloo", stall_s(config)
+        )
         self._pieces = [piece for bucket in pack(self._weights, 2**62) for piece in bucket.pieces]
         self._copies = [piece.copy() for piece in self._pieces]
 

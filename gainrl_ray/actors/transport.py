@@ -12,9 +12,10 @@ from ray import ObjectRef
 from torch import Tensor
 
 from gainrl_ray.actors.broadcast import Broadcast, Receivers
-from gainrl_ray.actors.buckets import AnnouncedBucket, WeightBucket, pack
+from gainrl_ray.actors.buckets import AnnouncedBucket, Way, WeightBucket, pack
 from gainrl_ray.actors.remote import Remote
-from gainrl_ray.actors.weight_group import LEARNER, WeightGroup
+from gainrl_ray.actors.shared_memory import LEARNER
+from gainrl_ray.actors.weight_group import WeightGroup
 from gainrl_ray.actors.weights import Probe, offer, withdraw
 from gainrl_ray.errors import WeightSyncError
 
@@ -71,11 +72,12 @@ class StoreSender:
 
 
 class BroadcastSender:
-    """Brings versions to the workers of all engines at once: from GPU to GPU, or through host memory."""
+    """Brings versions to the workers of all engines at once."""
 
-    def __init__(self, address: str, device: torch.device, stall_s: float) -> None:
+    def __init__(self, address: str, device: torch.device, way: Way, stall_s: float) -> None:
         """`address`: this node's. `device`: of the packed buffers. `stall_s`: longest wait for a member or a bucket."""
         self._address, self._device, self._stall_s = address, device, stall_s
+        self._way: Way = way
         self._layout: tuple[AnnouncedBucket, ...] = ()
         self._listener: socket.socket | None = None
         self._group: WeightGroup | None = None
@@ -94,7 +96,7 @@ class BroadcastSender:
             group=self._name,
             address=self._address,
             port=self._listener.getsockname()[1],
-            nccl=self._device.type == "cuda",
+            way=self._way,
             layout=layout,
             probe=probe,
         )
@@ -111,6 +113,10 @@ class BroadcastSender:
             logger.warning("a broadcast of weights failed, engines take them from the store%s: %s", ending, error)
             self.close()
             return False
+        finally:
+            if self._way == "ipc" and self._device.type == "cuda":  # the engines want the memory for their caches
+                torch.cuda.ipc_collect()
+                torch.cuda.empty_cache()
         self._failures = 0
         return True
 
@@ -130,6 +136,7 @@ class BroadcastSender:
             rank=LEARNER,
             size=1 + receivers.workers,
             device=self._device,
+            way=self._way,
             stall_s=self._stall_s,
             listener=listener,
         )
@@ -139,7 +146,7 @@ class BroadcastSender:
         """Pack and send bucket by bucket, in one buffer."""
         assert self._group is not None
         present = ((name, tensor) for name, tensor in named if tensor is not None)
-        whole = max(self._layout, key=lambda bucket: bucket.size).buffer(self._device)
+        whole = self._group.packing_buffer(max(bucket.size for bucket in self._layout))
         for bucket in self._layout:
             buffer = whole[: bucket.size]
             for name, room in bucket.tensors(buffer):

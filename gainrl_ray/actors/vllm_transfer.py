@@ -17,7 +17,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from gainrl_ray.actors.buckets import AnnouncedBucket, TensorEntry, WeightBucket, unpack
+from gainrl_ray.actors.buckets import AnnouncedBucket, TensorEntry, Way, WeightBucket, unpack
 from gainrl_ray.actors.weight_group import WeightGroup
 from gainrl_ray.errors import WeightSyncError
 
@@ -28,7 +28,7 @@ class InitInfo(WeightTransferInitInfo):
 
     address: str | None = None
     port: int = 0
-    nccl: bool = False
+    way: Way = "gloo"
     stall_s: float = 0.0
     first_rank: int = 0  # that of the engine's first worker
     size: int = 0
@@ -73,7 +73,8 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 init_info.port,
                 rank=init_info.first_rank + self.parallel_config.rank,
                 size=init_info.size,
-                device=self.device if init_info.nccl else torch.device("cpu"),
+                device=torch.device("cpu") if init_info.way == "gloo" else self.device,
+                way=init_info.way,
                 stall_s=init_info.stall_s,
             )
 
@@ -122,6 +123,8 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         retie_head(self.model, tied=bool(self.model_config.hf_text_config.tie_word_embeddings))
         missing = set(dict(self.model.named_parameters())) - self._loaded if self._loaded is not None else set()
         self._loaded = None
+        if self._group is not None and self._group.device.type == "cuda":
+            torch.cuda.empty_cache()  # of the buckets; a KV cache that wakes up next wants the memory
         if missing:
             raise WeightSyncError(
                 f"{len(missing)} parameters of the engine's model were not sent: {sorted(missing)[:3]}; "

@@ -1,4 +1,4 @@
-"""A learner and the workers of engines as one group, in which the learner broadcasts: gloo, or NCCL between GPUs."""
+"""A learner and the workers of engines as one group, in which the learner broadcasts: gloo, NCCL or shared memory."""
 
 import socket
 import threading
@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore
 
+from gainrl_ray.actors.buckets import Way
+from gainrl_ray.actors.shared_memory import LEARNER, SharedMemory
 from gainrl_ray.errors import WeightSyncError
 
-LEARNER = 0  # its rank
 LOOK_S = 0.0005  # how often a broadcast between GPUs is looked at
 
 
 class _Collective(Protocol):
+    def packing_buffer(self, size: int) -> Tensor: ...
+
     def broadcast(self, buffer: Tensor) -> None: ...
 
     def close(self) -> None: ...
@@ -36,10 +39,11 @@ class WeightGroup:
         rank: int,
         size: int,
         device: torch.device,
+        way: Way,
         stall_s: float,
         listener: socket.socket | None = None,
     ) -> None:
-        """Form the group with the `size` - 1 others; buffers are on `device`, which decides the way they travel.
+        """Form the group with the `size` - 1 others; buffers are on `device`, and travel by `way`.
 
         The learner brings the `listener` at (address, port). Every wait ends after `stall_s` seconds.
         Raises WeightSyncError when not all members came.
@@ -48,7 +52,7 @@ class WeightGroup:
         limit = timedelta(seconds=stall_s)
         try:
             # held for as long as the group: other members may still read from it when this one is done
-            self._store = TCPStore(
+            store = self._store = TCPStore(
                 address,
                 port,
                 size,
@@ -58,16 +62,19 @@ class WeightGroup:
                 master_listen_fd=None if listener is None else listener.detach(),
                 use_libuv=False,  # torch's other server does not take a socket over
             )
-            self._store.set(f"here/{rank}", "")
-            if rank == LEARNER:
-                self._store.wait([f"here/{other}" for other in range(size)], limit)
-            kind = _Gloo if device.type == "cpu" else _Nccl
-            self._collective: _Collective = kind(self._store, rank, size, device, stall_s)
+            store.set(f"here/{rank}", "")
+            store.wait([f"here/{other}" for other in range(size)], limit)
+            kind = {"gloo": _Gloo, "nccl": _Nccl, "ipc": SharedMemory}[way]
+            self._collective: _Collective = kind(store, rank, size, device, stall_s)
         except RuntimeError as error:
             raise WeightSyncError(
                 f"member {rank} of {size} of the broadcast group at {address}:{port}: the group did not form within "
                 f"{stall_s:.0f} s: {_first_line(error)}"
             ) from error
+
+    def packing_buffer(self, size: int) -> Tensor:
+        """[size] uint8, not yet filled: the learner broadcasts what it packs from its start on."""
+        return self._collective.packing_buffer(size)
 
     def broadcast(self, buffer: Tensor) -> None:
         """Bring the learner's bytes into every member's `buffer` ([bytes] uint8); returns when they are there.
@@ -82,12 +89,16 @@ class WeightGroup:
     def close(self) -> None:
         """Leave the group; members that wait for a broadcast get an error."""
         self._collective.close()
+        self._store = None
 
 
 class _Gloo:
-    def __init__(self, store: TCPStore, rank: int, size: int, _: torch.device, stall_s: float) -> None:
-        self._limit = timedelta(seconds=stall_s)
+    def __init__(self, store: TCPStore, rank: int, size: int, device: torch.device, stall_s: float) -> None:
+        self._device, self._limit = device, timedelta(seconds=stall_s)
         self._group: Any = ProcessGroupGloo(PrefixStore("gloo", store), rank, size, self._limit)
+
+    def packing_buffer(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self._device)
 
     def broadcast(self, buffer: Tensor) -> None:
         options = BroadcastOptions()
@@ -117,6 +128,9 @@ class _Nccl:
         if self._communicator.disabled:
             raise RuntimeError("NCCL is switched off by VLLM_DISABLE_PYNCCL")
         self._device, self._stall_s = device, stall_s
+
+    def packing_buffer(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self._device)
 
     def broadcast(self, buffer: Tensor) -> None:
         stream = torch.cuda.current_stream(self._device)

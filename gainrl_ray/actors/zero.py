@@ -24,6 +24,7 @@ from gainrl_ray.algo.losses import policy_loss
 from gainrl_ray.config import Config
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.errors import ModelError
+from gainrl_ray.model.liger import fuse
 from gainrl_ray.model.loading import check_model, load_model
 from gainrl_ray.model.lora import WithoutAdapters, adapter_sources, load_trained, merged_sources
 from gainrl_ray.model.policy import Angles, PolicyModel, PolicyOutput, forward_micro_batch
@@ -66,8 +67,7 @@ class PolicyEngine:
         self._policy = PolicyModel(
             load_trained(config.model, config.lora, seed=config.run.seed), learner.gradient_checkpointing
         )
-        self.runs_packs = self._policy.runs_packs
-        """Whether batches may pack completions behind their common prompt."""
+        self.lines = self._policy.lines  # by which batches are made
         self._facts = zero_state.checkpoint_facts(config, world_size)
         self._measures = _measures_angles(self._policy.language_model, config)
         trained = [weight for weight in self._policy.parameters() if weight.requires_grad]
@@ -81,6 +81,9 @@ class PolicyEngine:
             self._engine.basic_optimizer.state.clear()
         self._engine.train()
         self._reference: Any = self._start_reference(deepspeed, settings) if config.loss.kl_coef > 0 else None
+        if learner.liger:  # last: models are tried out on the CPU
+            for policy in {self._policy, getattr(self._reference, "module", self._reference)} - {None}:
+                fuse(policy.language_model)
 
     def update(self, batch: RankBatch) -> UpdateReport:
         """What this rank saw while training one step; means are over all ranks, angles are this rank's.

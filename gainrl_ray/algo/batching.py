@@ -56,6 +56,7 @@ def build_rank_batches(
     measure_all: bool,
     pad_id: int,
     pack_tokens: int = 0,
+    padded: bool = True,
 ) -> tuple[RankBatch, ...]:
     """What each rank trains in this step, one RankBatch per rank.
 
@@ -68,15 +69,16 @@ def build_rank_batches(
     trained tokens / (sequences * max_new_tokens) ("constant"); they, and the set of sequences, do not depend on
     `ranks`, `microbatch_tokens` or `pack_tokens`. Completions of a problem are packed behind their common prompt as
     long as prompt and completions together are at most `pack_tokens`. A micro-batch has at most `microbatch_tokens`
-    tokens, padding included and the prompt of a pack counted once, unless one pack alone is longer. Each slot has its
-    angle measured on exactly one row.
+    tokens, the prompt of a pack counted once and padding included where lines are `padded` to the longest, unless one
+    pack alone is longer. Each slot has its angle measured on exactly one row.
     """
     trained = [rows for group in groups if (rows := _trained_rows(group, loss))]
     updates = [
-        _schedule(_packs(_weighted(rows, loss, max_new_tokens), pack_tokens), ranks, microbatch_tokens)
+        _schedule(_packs(_weighted(rows, loss, max_new_tokens), pack_tokens), ranks, microbatch_tokens, padded)
         for rows in _split(trained, updates_per_step)
     ]
-    measured = _schedule(_packs(_left_out(groups, trained) if measure_all else [], 0), ranks, microbatch_tokens)
+    left_out = _packs(_left_out(groups, trained) if measure_all else [], 0)
+    measured = _schedule(left_out, ranks, microbatch_tokens, padded)
     return tuple(
         RankBatch(
             step=step,
@@ -172,7 +174,7 @@ def _packs(rows: list[_Row], pack_tokens: int) -> list[_Pack]:
     return packs
 
 
-def _schedule(packs: list[_Pack], ranks: int, microbatch_tokens: int) -> list[list[list[_Pack]]]:
+def _schedule(packs: list[_Pack], ranks: int, microbatch_tokens: int, padded: bool) -> list[list[list[_Pack]]]:
     """Packs of each micro-batch of each rank, [rank][micro-batch][pack]; an empty micro-batch stands for a dummy.
 
     Packs are dealt by falling length, there and back, so that ranks have alike work, then joined in that order.
@@ -182,16 +184,18 @@ def _schedule(packs: list[_Pack], ranks: int, microbatch_tokens: int) -> list[li
     for position, pack in enumerate(ordered):
         lap, place = divmod(position, ranks)
         dealt[place if lap % 2 == 0 else ranks - 1 - place].append(pack)
-    joined = [_joined(share, microbatch_tokens) for share in dealt]
+    joined = [_joined(share, microbatch_tokens, padded) for share in dealt]
     count = max(map(len, joined))
     return [batches + [[]] * (count - len(batches)) for batches in joined]
 
 
-def _joined(packs: list[_Pack], microbatch_tokens: int) -> list[list[_Pack]]:
+def _joined(packs: list[_Pack], microbatch_tokens: int, padded: bool) -> list[list[_Pack]]:
     """Packs by falling length, cut into micro-batches that each fit the budget; their first pack is their longest."""
     batches: list[list[_Pack]] = []
     for pack in packs:
-        if batches and (len(batches[-1]) + 1) * batches[-1][0].tokens <= microbatch_tokens:
+        joined = [*batches[-1], pack] if batches else [pack]
+        tokens = len(joined) * joined[0].tokens if padded else sum(each.tokens for each in joined)
+        if batches and tokens <= microbatch_tokens:
             batches[-1].append(pack)
         else:
             batches.append([pack])

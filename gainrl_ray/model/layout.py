@@ -1,13 +1,13 @@
-"""How the rows of a micro-batch lie in a forward pass: each for itself, or with their common prompt run once."""
+"""How the rows of a micro-batch lie in a forward pass: see types.LineKind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gainrl_ray.types import MicroBatch
+from gainrl_ray.types import LineKind, MicroBatch
 
 _PROMPT, _PADDING = 0, -1  # segments of a line; completions count from 1
 
@@ -17,23 +17,29 @@ class Layout:
     """The lines that go through the model, and where the wanted tokens are in them.
 
     A line is one row, or one pack: a prompt followed by several of its completions, each of which attends to the
-    prompt and itself, from the position where the prompt ends. Every figure is that of the row alone.
+    prompt and itself, from the position where the prompt ends; or all rows, each of which attends to itself. Every
+    figure is that of the row alone.
     """
 
+    kind: LineKind
     token_ids: Tensor  # [lines, width] int64, right-padded
-    segments: Tensor  # [lines, width] int64: 0 prompt, 1.. completions, -1 padding
+    segments: Tensor  # [lines, width] int64: 0 prompt, 1.. completions, -1 padding; end to end: 1.. rows
     predecessors: Tensor  # [tokens] int64, in lines * width: what predicts each response token, row by row
     targets: Tensor  # [tokens] int64: the response tokens
     line_of_row: Tensor  # [rows] int64
+    start_of_row: Tensor  # [rows] int64, place of its first token in the line
 
     def to(self, device: Any) -> "Layout":
         """The same on another device."""
-        return Layout(*(getattr(self, name).to(device) for name in self.__slots__))
+        tensors = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "kind"}
+        return replace(self, **tensors)
 
 
-def lay_out(batch: MicroBatch, response_mask: np.ndarray, *, packed: bool) -> Layout:
-    """The layout of `batch`; response_mask [rows, seq] stands for the batch's own. `packed` runs packs as one line."""
-    packs = batch.packs if packed else np.arange(len(batch.lengths))
+def lay_out(batch: MicroBatch, response_mask: np.ndarray, kind: LineKind) -> Layout:
+    """The layout of `batch`; response_mask [rows, seq] stands for the batch's own."""
+    if kind is LineKind.END_TO_END:
+        return _end_to_end(batch, response_mask)
+    packs = batch.packs if kind is LineKind.PACKS else np.arange(len(batch.lengths))
     lines = [np.flatnonzero(packs == pack) for pack in dict.fromkeys(packs.tolist())]
     prompts = batch.lengths - batch.response_mask.sum(axis=1)
     widths = [int(prompts[rows[0]] + (batch.lengths - prompts)[rows].sum()) for rows in lines]
@@ -53,17 +59,34 @@ def lay_out(batch: MicroBatch, response_mask: np.ndarray, *, packed: bool) -> La
             places[row, :length] = line * shape[1] + np.r_[0:prompt, start:end]
             line_of_row[row] = line
     wanted = np.nonzero(response_mask)
-    arrays = token_ids, segments, places[wanted[0], wanted[1] - 1], batch.token_ids[wanted], line_of_row
-    return Layout(*map(torch.from_numpy, arrays))
+    starts = np.zeros_like(line_of_row)
+    arrays = token_ids, segments, places[wanted[0], wanted[1] - 1], batch.token_ids[wanted], line_of_row, starts
+    return Layout(kind, *map(torch.from_numpy, arrays))
+
+
+def _end_to_end(batch: MicroBatch, response_mask: np.ndarray) -> Layout:
+    """All rows one after the other in one line, without padding."""
+    lengths = batch.lengths
+    starts = np.cumsum(lengths) - lengths
+    is_token = np.arange(batch.token_ids.shape[1]) < lengths[:, None]
+    numbers = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    wanted = np.nonzero(response_mask)
+    predecessors = starts[wanted[0]] + wanted[1] - 1
+    arrays = batch.token_ids[is_token][None], numbers[None], predecessors, batch.token_ids[wanted]
+    return Layout(LineKind.END_TO_END, *map(torch.from_numpy, (*arrays, np.zeros_like(starts), starts)))
 
 
 def model_inputs(layout: Layout, *, additive: torch.dtype | None) -> dict[str, Tensor]:
     """What a transformers model takes for the layout.
 
-    Lines of one row each need the plain mask of what is padding. Packs need their positions and the mask of who sees
-    whom, [lines, 1, width, width]: boolean, or 0 and -inf-like numbers of the dtype `additive`.
+    Lines of one row each need the plain mask of what is padding. Rows end to end need their positions alone: where
+    these start over, transformers ends what a token attends to (by cu_seqlens in flash attention). Packs need their
+    positions and the mask of who sees whom, [lines, 1, width, width]: boolean, or 0 and -inf-like numbers of the dtype
+    `additive`.
     """
     segments = layout.segments
+    if layout.kind is LineKind.END_TO_END:
+        return {"input_ids": layout.token_ids, "position_ids": _positions(segments)}
     if int(segments.max()) <= 1:
         return {"input_ids": layout.token_ids, "attention_mask": (segments != _PADDING).long()}
     width = segments.shape[1]

@@ -179,22 +179,6 @@ def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def stop_token_ids(config: ModelConfig, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids that end a completion, ascending: the tokenizer's eos and those of generation_config.json."""
-    from transformers import GenerationConfig
-
-    ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
-    try:
-        generation = GenerationConfig.from_pretrained(model_folder(config), revision=_revision(config))
-        listed = generation.eos_token_id
-    except OSError:
-        listed = None
-    ids.update([listed] if isinstance(listed, int) else listed or [])
-    if not ids:
-        raise ModelError(f"model.path {config.path!r}: neither tokenizer nor generation_config.json names an eos token")
-    return tuple(sorted(ids))
-
-
 def pad_token_id(tokenizer: Any) -> int:
     """The id that fills padded positions: the tokenizer's pad, else its eos, else 0 (padding is masked anyway)."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):

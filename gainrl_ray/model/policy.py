@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gainrl_ray.algo.angles import angle_concentration
-from gainrl_ray.model.layout import lay_out, model_inputs
+from gainrl_ray.model.layout import Layout, lay_out, model_inputs
 from gainrl_ray.model.prefill import signal_module
-from gainrl_ray.types import MicroBatch
+from gainrl_ray.types import LineKind, MicroBatch
 
 LOGITS_OF_A_CHUNK = 1 << 26
 """Logits held at a time, numbers: 256 MiB in float32."""
@@ -55,8 +55,8 @@ class PolicyModel(nn.Module):
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.response_head = ResponseHead(model.get_output_embeddings()) if head_is_plain(model) else None
-        self.runs_packs = runs_packs(model)
-        """Whether a prompt and several of its completions can go through the model as one line."""
+        self.lines = line_kind(model)
+        """How rows go through the model."""
 
     def forward(
         self, predecessors: Tensor, targets: Tensor | None, temperature: float, **inputs: Any
@@ -128,9 +128,9 @@ def forward_micro_batch(
     """
     device = next(policy.parameters()).device
     mask = _never_empty(batch.response_mask)
-    layout = lay_out(batch, mask, packed=policy.runs_packs).to(device)
+    layout = lay_out(batch, mask, policy.lines).to(device)
     inputs = model_inputs(layout, additive=mask_dtype(policy.language_model))
-    with _measured(policy, batch, layout.line_of_row) if measure else _nothing() as measured:
+    with _measured(policy, batch, layout) if measure else _nothing() as measured:
         values = forward(layout.predecessors, None if prompt_only else layout.targets, temperature, **inputs)
     wanted, real = torch.from_numpy(mask).to(device), torch.from_numpy(batch.response_mask).to(device)
     zeros = torch.zeros(mask.shape, device=device)
@@ -144,7 +144,7 @@ def head_is_plain(model: Any) -> bool:
     if not isinstance(head, nn.Linear) or model.base_model is model:
         return False
     token_ids = torch.arange(4, device=head.weight.device).unsqueeze(0)
-    with torch.no_grad():
+    with torch.no_grad(), _attention_anywhere(model):
         logits = model(input_ids=token_ids, use_cache=False).logits
         plain = head(model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state)
     return logits.shape == plain.shape and torch.allclose(logits.float(), plain.float(), rtol=1e-3, atol=1e-3)
@@ -162,29 +162,52 @@ def _logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tens
     return logprobs, entropy
 
 
-def runs_packs(model: Any) -> bool:
-    """True when a line of one prompt and two completions gives the hidden states that each gives alone.
+def line_kind(model: Any) -> LineKind:
+    """How rows go through the model: end to end with flash attention, else packed, where that changes nothing.
 
-    Tried out, since masks of four dimensions and positions are not understood by every attention and architecture.
-    Layers that look back over a window only are refused by name: a short line would not show the difference.
+    That is tried out on a prompt with two completions, since masks of four dimensions and positions are not understood
+    by every attention and architecture. Layers that look back over a window only are refused by name: a short line
+    would not show the difference.
     """
     config = model.config.get_text_config()
     windows = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or ())
     if windows or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
-        return False
-    alone, packed = (lay_out(_TRIAL, _TRIAL.response_mask, packed=packed).to(model.device) for packed in (False, True))
+        return LineKind.ROWS
+    kind = LineKind.PACKS
+    if _has_flash_attention(model):
+        kind = LineKind.END_TO_END
+        if not getattr(model, "_supports_attention_backend", False):  # its layers may keep positions from the kernel
+            return LineKind.ROWS
     try:
-        with torch.no_grad():
-            wanted, found = (
-                model.base_model(**model_inputs(layout, additive=mask_dtype(model)), use_cache=False)
-                .last_hidden_state.flatten(0, 1)[layout.predecessors]
-                .float()
-                for layout in (alone, packed)
-            )
+        with torch.no_grad(), _attention_anywhere(model):
+            wanted, found = (_trial_states(model, each) for each in (LineKind.ROWS, kind))
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
-        return False
+        return LineKind.ROWS
     tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
-    return bool((wanted - found).abs().max() <= tolerance * wanted.abs().max())
+    return kind if (wanted - found).abs().max() <= tolerance * wanted.abs().max() else LineKind.ROWS
+
+
+def _trial_states(model: Any, kind: LineKind) -> Tensor:
+    """[tokens, hidden_size] float32: last hidden states before the trial's response tokens."""
+    layout = lay_out(_TRIAL, _TRIAL.response_mask, kind).to(model.device)
+    states = model.base_model(**model_inputs(layout, additive=mask_dtype(model)), use_cache=False).last_hidden_state
+    return states.flatten(0, 1)[layout.predecessors].float()
+
+
+def _has_flash_attention(model: Any) -> bool:
+    return model.config._attn_implementation.startswith("flash_attention")
+
+
+@contextmanager
+def _attention_anywhere(model: Any) -> Iterator[None]:
+    """Models are tried out on the CPU, where they were loaded: one with flash attention, which needs a GPU, by sdpa."""
+    chosen = model.config._attn_implementation
+    if _has_flash_attention(model):
+        model.config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = chosen
 
 
 def mask_dtype(model: Any) -> torch.dtype | None:
@@ -224,18 +247,22 @@ def _never_empty(mask: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _measured(policy: PolicyModel, batch: MicroBatch, line_of_row: Tensor) -> Iterator[list[Angles]]:
+def _measured(policy: PolicyModel, batch: MicroBatch, layout: Layout) -> Iterator[list[Angles]]:
     """A list that holds the batch's angles once the signal layer has run within the context."""
     rows = torch.from_numpy(batch.slots >= 0).nonzero().squeeze(1)
     prefix_stop, question_stop, slots = (
         torch.from_numpy(array)[rows] for array in (batch.prefix_stop, batch.question_stop, batch.slots)
     )
-    lines = line_of_row[rows.to(line_of_row.device)]
+    device = layout.token_ids.device
+    lines, starts = (of_row[rows.to(device)].unsqueeze(1) for of_row in (layout.line_of_row, layout.start_of_row))
+    # What a row's place after the line's end stands for is after the question, where it has no effect.
+    reach = torch.arange(int(question_stop.max()) if len(rows) else 0, device=device)
+    places = (starts + reach).clamp(max=layout.token_ids.shape[1] - 1)
     found: list[Angles] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         with torch.no_grad():
-            states = inputs[0].detach()[lines]
+            states = inputs[0].detach()[lines, places]
             c_intra, c_inter = angle_concentration(states, prefix_stop, question_stop)
         found.append(Angles(slots, c_intra.cpu(), c_inter.cpu(), question_stop - prefix_stop))
 

@@ -194,8 +194,9 @@ def train_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Ass
 def sync_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Assumptions) -> SyncCost:
     """The stages of actors/{zero_state,transport,weights,rollout,engine}.py for the bytes of one version.
 
-    A broadcast goes over the links between all GPUs, and the store is filled while engines generate. Nodes that hold
-    a bucket pass it on, so the pull takes as many rounds as doublings reach all nodes (assumed).
+    A broadcast goes over the links between all GPUs, a learner that shares its GPU copies there what waits in host
+    memory, and the store is filled while engines generate. Nodes that hold a bucket pass it on, so the pull takes as
+    many rounds as doublings reach all nodes (assumed).
     """
     size = _width(config) * shape.parameters
     copy, checksum = size / (assumed.copy_gbs * GIGA), size / (assumed.checksum_gbs * GIGA)
@@ -206,8 +207,9 @@ def sync_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Assu
     nodes = math.ceil(gpus / device.per_node) if gpus + ranks > device.per_node else 0
     rounds = math.ceil(math.log2(nodes + 1))
     gather_s = (ranks - 1) / ranks * size / link if config.learner.zero_stage == 3 else 0.0
-    if config.broadcasts_weights:
-        sent_s = size / (cluster.link_gbs(gpus + ranks) * GIGA * assumed.link_share)
+    if config.fast_sync:
+        by_link = size / (cluster.link_gbs(gpus + ranks) * GIGA * assumed.link_share)
+        sent_s = to_device if config.fast_sync == "ipc" else by_link
         return SyncCost(
             gather_s=gather_s, to_host_s=0, pack_s=0, put_s=0, pull_s=sent_s, load_s=0, call_s=assumed.call_s
         )

@@ -12,7 +12,8 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from gainrl_ray.actors.broadcast import Receivers, over_nccl
+from gainrl_ray.actors.broadcast import Receivers, way
+from gainrl_ray.actors.buckets import Way
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import BroadcastSender, StoreSender
@@ -46,7 +47,10 @@ class Learner:
         self.model, self.attempt = load_model(model), attempt
         remote = Remote(store, "weight store", LIMIT_S)
         self.to_store = StoreSender(remote, bucket_bytes=1 << 20, deadline_s=LIMIT_S)
-        self.to_all = BroadcastSender("127.0.0.1", torch.device("cpu"), STALL_S)
+        self.travel("gloo")
+
+    def travel(self, way: Way) -> None:
+        self.to_all = BroadcastSender("127.0.0.1", torch.device("cpu"), way, STALL_S)
 
     def change(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -192,6 +196,8 @@ def test_the_group_lasts_until_a_learner_dies_whose_engines_recover_by_the_store
 
 
 def test_a_lost_engine_leaves_the_group_and_comes_back_by_the_store(scene: Scene) -> None:
+    """By memory that is shared."""
+    scene.call("travel", "ipc")
     scene.pool.sync(5)
     os.kill(scene.pool.describe()[0]["pid"], signal.SIGKILL)
     time.sleep(0.5)
@@ -215,43 +221,54 @@ def test_a_lost_engine_leaves_the_group_and_comes_back_by_the_store(scene: Scene
 def test_an_engine_that_dies_in_a_broadcast_keeps_no_other_from_the_version(scene: Scene) -> None:
     scene.publish(7)
     scene.pool.sync(7)
+    scene.call("travel", "gloo")
     scene.call("change", 8)
+    assert scene.broadcast(8) == (True, True)
+    scene.publish(8)
+    scene.call("change", 9)
     victim = scene.pool.describe()[0]["pid"]
     started = time.monotonic()
-    received, _ = scene.broadcast(8, before=lambda: os.kill(victim, signal.SIGKILL))
+    received, _ = scene.broadcast(9, before=lambda: os.kill(victim, signal.SIGKILL))
     assert not received
     assert time.monotonic() - started < STALL_S / 2
-    scene.publish(8)
-    assert scene.pool.sync(8)["engines"] >= 1
-    assert len(completions(scene, 8)) == 8
+    scene.publish(9)
+    assert scene.pool.sync(9)["engines"] >= 1
+    assert len(completions(scene, 9)) == 8
 
     announced: list[Receivers | None] = []
-    assert not scene.pool.receive(9, scene.call("announce", False), announced.append)
+    assert not scene.pool.receive(10, scene.call("announce", False), announced.append)
     assert announced == [None], "a verified broadcast that fails is the last one"
 
 
+TURNS = {"rollout": {"colocated": True}, "learner": {"zero_stage": 2}}
+ON_HOST = {"zero_stage": 3, "offload_optimizer": "cpu", "offload_params": "cpu"}
 TABLE = [
-    # backend, learner GPUs, engine GPUs, other settings, broadcast, between GPUs
-    ("auto", 0.0, 0.0, {}, False, False),
-    ("auto", 1.0, 1.0, {}, True, True),
-    ("auto", 1.0, 2.0, {}, True, True),
-    ("auto", 1.0, 0.0, {}, False, False),
-    ("auto", 0.0, 1.0, {}, False, False),
-    ("auto", 0.5, 0.5, {}, False, True),
-    ("auto", 1.0, 1.0, {"rollout": {"max_staleness": 1}}, False, True),
-    ("auto", 1.0, 1.0, {"rollout": {"colocated": True}, "learner": {"zero_stage": 2}}, False, True),
-    ("auto", 1.0, 1.0, {"lora": {"rank": 8, "sync": "adapter"}, "model": {"dtype": "bfloat16"}}, False, True),
-    ("auto", 1.0, 1.0, {"lora": {"rank": 8}}, True, True),
-    ("object_store", 1.0, 1.0, {}, False, True),
-    ("broadcast", 0.0, 0.0, {}, True, False),
-    ("broadcast", 1.0, 0.0, {}, True, False),
-    ("broadcast", 1.0, 1.0, {}, True, True),
+    # backend, learner GPUs, engine GPUs, other settings, way of a broadcast or None
+    ("auto", 0.0, 0.0, {}, None),
+    ("auto", 1.0, 1.0, {}, "nccl"),
+    ("auto", 1.0, 2.0, {}, "nccl"),
+    ("auto", 1.0, 0.0, {}, None),
+    ("auto", 0.0, 1.0, {}, None),
+    ("auto", 0.5, 0.5, {}, None),
+    ("auto", 1.0, 1.0, {"rollout": {"max_staleness": 1}}, None),
+    ("auto", 1.0, 1.0, {"lora": {"rank": 8, "sync": "adapter"}, "model": {"dtype": "bfloat16"}}, None),
+    ("auto", 1.0, 1.0, {"lora": {"rank": 8}}, "nccl"),
+    ("object_store", 1.0, 1.0, {}, None),
+    ("broadcast", 0.0, 0.0, {}, "gloo"),
+    ("broadcast", 1.0, 0.0, {}, "gloo"),
+    ("broadcast", 1.0, 1.0, {}, "nccl"),
+    ("auto", 0.0, 0.0, TURNS, None),
+    ("auto", 1.0, 1.0, TURNS, "ipc"),
+    ("auto", 1.0, 1.0, {**TURNS, "learner": {"zero_stage": 2, "workers": 2}}, None),
+    ("auto", 1.0, 1.0, {**TURNS, "learner": ON_HOST}, None),
+    ("object_store", 1.0, 1.0, TURNS, None),
+    ("ipc", 0.0, 0.0, TURNS, "ipc"),
 ]
 
 
-@pytest.mark.parametrize(("backend", "learner", "engine", "others", "expected", "nccl"), TABLE)
+@pytest.mark.parametrize(("backend", "learner", "engine", "others", "expected"), TABLE)
 def test_broadcasts_are_used_where_they_can_be(
-    backend: str, learner: float, engine: float, others: dict[str, Any], expected: bool, nccl: bool
+    backend: str, learner: float, engine: float, others: dict[str, Any], expected: str | None
 ) -> None:
     sections = {
         **others,
@@ -260,7 +277,9 @@ def test_broadcasts_are_used_where_they_can_be(
         "rollout": {"engines": 1, "gpus_per_engine": engine, **others.get("rollout", {})},
     }
     made = config(**sections)
-    assert (made.broadcasts_weights, over_nccl(made)) == (expected, nccl)
+    assert made.fast_sync == (expected if expected in (None, "ipc") else "broadcast")
+    if expected:
+        assert way(made) == expected
 
 
 @pytest.mark.parametrize(
@@ -275,3 +294,18 @@ def test_broadcasts_are_used_where_they_can_be(
 def test_a_broadcast_that_cannot_be_is_refused(sections: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(sync={"backend": "broadcast"}, **sections)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({}, "ipc needs rollout.colocated true"),
+        ({"rollout": {"colocated": True}, "learner": {"workers": 2}}, "needs learner.workers 1, received 2"),
+        ({"rollout": {"colocated": True}, "learner": ON_HOST}, "needs learner.zero_stage 2, received 3"),
+        ({"rollout": {"colocated": True, "max_staleness": 1}}, "colocated needs rollout.max_staleness 0"),
+        ({"rollout": {"colocated": True}, "lora": {"rank": 8, "sync": "adapter"}}, "needs lora.sync=merged"),
+    ],
+)
+def test_memory_that_cannot_be_shared_is_refused(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(sync={"backend": "ipc"}, **sections)

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from gainrl_ray.actors.weight_group import LEARNER, WeightGroup
+from gainrl_ray.actors.buckets import Way
+from gainrl_ray.actors.shared_memory import LEARNER
+from gainrl_ray.actors.weight_group import WeightGroup
 from gainrl_ray.errors import WeightSyncError
 
 ADDRESS = "127.0.0.1"
 
 
-def formed(size: int, members: int, stall_s: float) -> list[Any]:
+WAYS = pytest.mark.parametrize("way", ["gloo", "ipc"])
+
+
+def formed(size: int, members: int, stall_s: float, way: Way) -> list[Any]:
     """The ends of a group of `size` to which `members` come, or the errors in their places."""
     listener = socket.create_server((ADDRESS, 0))
     port = listener.getsockname()[1]
@@ -22,35 +27,40 @@ def formed(size: int, members: int, stall_s: float) -> list[Any]:
     def join(rank: int) -> WeightGroup:
         ours = listener if rank == LEARNER else None
         device = torch.device("cpu")
-        return WeightGroup(ADDRESS, port, rank=rank, size=size, device=device, stall_s=stall_s, listener=ours)
+        return WeightGroup(ADDRESS, port, rank=rank, size=size, device=device, way=way, stall_s=stall_s, listener=ours)
 
     with ThreadPoolExecutor(members) as threads:
         calls = [threads.submit(join, rank) for rank in range(members)]
         return [call.exception() or call.result() for call in calls]
 
 
-def test_every_member_gets_the_learners_bytes() -> None:
-    groups = formed(3, 3, 30.0)
-    buffers = [torch.full((1000,), rank, dtype=torch.uint8) for rank in range(3)]
-    buffers[LEARNER] = torch.arange(1000).to(torch.uint8)
-    with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda pair: pair[0].broadcast(pair[1]), zip(groups, buffers, strict=True)))
-    assert all(torch.equal(buffer, buffers[LEARNER]) for buffer in buffers)
+@WAYS
+def test_every_member_gets_the_learners_bytes(way: Way) -> None:
+    groups = formed(3, 3, 30.0, way)
+    packed = groups[LEARNER].packing_buffer(1000)
+    for size, factor in ((1000, 1), (70, 3)):
+        packed[:size] = (factor * torch.arange(size)).to(torch.uint8)
+        buffers = [packed[:size], *(torch.zeros(size, dtype=torch.uint8) for _ in range(2))]
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(lambda pair: pair[0].broadcast(pair[1]), zip(groups, buffers, strict=True)))
+        assert all(buffer.tolist() == [factor * i % 256 for i in range(size)] for buffer in buffers)
 
 
-def test_a_member_that_does_not_come_ends_the_wait() -> None:
+@WAYS
+def test_a_member_that_does_not_come_ends_the_wait(way: Way) -> None:
     started = time.monotonic()
-    errors = formed(3, 2, 1.0)
+    errors = formed(3, 2, 1.0, way)
     assert 1.0 <= time.monotonic() - started < 10.0
     assert all(isinstance(error, WeightSyncError) for error in errors)
     assert "did not form within 1 s" in str(errors[LEARNER])
 
 
-def test_a_learner_that_leaves_or_says_nothing_ends_the_wait() -> None:
-    learner, member = formed(2, 2, 1.0)
+@WAYS
+def test_a_learner_that_leaves_or_says_nothing_ends_the_wait(way: Way) -> None:
+    learner, member = formed(2, 2, 1.0, way)
     with pytest.raises(WeightSyncError, match="a broadcast of 8 bytes broke off"):
         member.broadcast(torch.zeros(8, dtype=torch.uint8))
-    learner, member = formed(2, 2, 30.0)
+    learner, member = formed(2, 2, 30.0, way)
     started = time.monotonic()
     learner.close()
     with pytest.raises(WeightSyncError, match="a broadcast of 8 bytes broke off"):

@@ -229,6 +229,13 @@ def test_a_sequence_longer_than_the_budget_has_its_own_micro_batch() -> None:
     assert [batch.token_ids.shape for batch in rank.updates[0]] == [(1, 66), (2, 9)]
 
 
+def test_rows_without_padding_fill_the_budget_with_their_own_tokens() -> None:
+    group = _group(0, [1.0, 0.0, 0.0, 0.0], [9, 1, 1, 1])  # prompts of 6: rows of 15, 7, 7 and 7
+    for padded, lengths in ((True, [[15], [7, 7, 7]]), (False, [[15, 7, 7], [7]])):
+        (rank,) = _build([group], microbatch_tokens=29, padded=padded)
+        assert [batch.lengths.tolist() for batch in rank.updates[0]] == lengths
+
+
 def test_packs_hold_a_problems_completions_up_to_their_limit() -> None:
     groups = [_group(0, [1.0, 0.0, 0.0], [4, 2, 3]), _group(1, [1.0, 0.0], [1, 1])]
     (rank,) = _build(groups, pack_tokens=13, microbatch_tokens=100)

@@ -1,28 +1,15 @@
 """Gaussian windows: both ways of drawing follow the stated distribution, and neither costs time in N or sigma."""
 
-import itertools
 from math import exp
 
 import numpy as np
 import pytest
+from enumeration import set_probabilities
 
 from gainrl_ray.algo import windows
 from gainrl_ray.algo.windows import draw_window
 
 GSM8K = 7473
-
-
-def _set_probabilities(weights: list[float], count: int) -> dict[tuple[int, ...], float]:
-    """Probability of each set under successive draws without replacement, by enumerating every order."""
-    found: dict[tuple[int, ...], float] = {}
-    for order in itertools.permutations(range(len(weights)), count):
-        chance, left = 1.0, sum(weights)
-        for rank in order:
-            chance *= weights[rank] / left
-            left -= weights[rank]
-        key = tuple(sorted(order))
-        found[key] = found.get(key, 0.0) + chance
-    return found
 
 
 def _chi_square(counts: dict[tuple[int, ...], int], expected: dict[tuple[int, ...], float], draws: int) -> float:
@@ -40,7 +27,7 @@ def test_both_ways_follow_the_stated_distribution(
 ) -> None:
     monkeypatch.setattr(windows, "_SPARSE", np.inf if way == "raced" else 0.0)
     draws = 6000
-    expected = _set_probabilities([exp(-((k - mu) ** 2) / (2 * sigma**2)) for k in range(6)], 3)
+    expected = set_probabilities([exp(-((k - mu) ** 2) / (2 * sigma**2)) for k in range(6)], 3)
     counts = dict.fromkeys(expected, 0)
     rng = np.random.default_rng(11)
     for _ in range(draws):
@@ -52,7 +39,7 @@ def test_pairs_from_a_wide_window_follow_it() -> None:
     """As the rule chooses: 2 of 60 ranks, most of them with weight."""
     size, mu, sigma, draws = 60, 21.7, 14.0, 8000
     weights = [exp(-((k - mu) ** 2) / (2 * sigma**2)) for k in range(size)]
-    expected = _set_probabilities(weights, 2)
+    expected = set_probabilities(weights, 2)
     counts = dict.fromkeys(expected, 0)
     rng = np.random.default_rng(4)
     for _ in range(draws):

@@ -1,11 +1,11 @@
 """The Gaussian window: where it is drawn, and how accuracy and angle move it."""
 
-import itertools
 import json
 from math import exp, nan, tanh
 
 import numpy as np
 import pytest
+from enumeration import set_probabilities
 
 from gainrl_ray.config_curricula import GainConfig
 from gainrl_ray.curricula.gain import GainStrategy, in_ranks
@@ -29,22 +29,9 @@ def _moved(strategy: GainStrategy, accuracy: float, angle: float = 0.4) -> float
     return strategy.metrics()["mu"] - before
 
 
-def _set_probabilities(weights: list[float], count: int) -> dict[tuple[int, ...], float]:
-    """Probability of each set under successive draws without replacement, by enumerating every order."""
-    found: dict[tuple[int, ...], float] = {}
-    for order in itertools.permutations(range(len(weights)), count):
-        chance, left = 1.0, sum(weights)
-        for rank in order:
-            chance *= weights[rank] / left
-            left -= weights[rank]
-        key = tuple(sorted(order))
-        found[key] = found.get(key, 0.0) + chance
-    return found
-
-
 def test_windows_of_successive_steps_follow_it_too() -> None:
     strategy = _strategy(size=5, sigma=1.5, mu_start=2.0)
-    expected = _set_probabilities([exp(-((k - 2) ** 2) / 4.5) for k in range(5)], 2)
+    expected = set_probabilities([exp(-((k - 2) ** 2) / 4.5) for k in range(5)], 2)
     counts = dict.fromkeys(expected, 0)
     for step in range(4000):
         counts[tuple(strategy.select(step, 2).tolist())] += 1

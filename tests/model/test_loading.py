@@ -15,11 +15,9 @@ from gainrl_ray.model.loading import (
     check_model,
     check_positions,
     load_model,
-    load_tokenizer,
     model_digest,
     model_folder,
     pad_token_id,
-    stop_token_ids,
 )
 
 
@@ -44,16 +42,7 @@ def test_tiny_loads_in_both_dtypes(tiny_model_config: ModelConfig) -> None:
     assert not model.training
     assert load_model(tiny_model_config, dtype="bfloat16").dtype == torch.bfloat16
     assert tokenizer.decode(tokenizer.encode("2 + 3 = 5")) == "2 + 3 = 5"
-    assert tokenizer.eos_token_id in stop_token_ids(tiny_model_config, tokenizer)
     assert pad_token_id(tokenizer) == tokenizer.pad_token_id
-
-
-def test_stop_tokens_join_tokenizer_and_generation_config(copied: Path) -> None:
-    _edit(copied / "generation_config.json", eos_token_id=[7, 5])
-    tokenizer = load_tokenizer(_config(copied))
-    assert stop_token_ids(_config(copied), tokenizer) == tuple(sorted({5, 7, tokenizer.eos_token_id}))
-    (copied / "generation_config.json").unlink()
-    assert stop_token_ids(_config(copied), tokenizer) == (tokenizer.eos_token_id,)
 
 
 def test_the_digest_follows_config_and_weights(copied: Path) -> None:

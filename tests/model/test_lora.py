@@ -18,8 +18,9 @@ from gainrl_ray.model.lora import (
     load_trained,
     merged_sources,
 )
-from gainrl_ray.model.policy import head_is_plain, runs_packs
+from gainrl_ray.model.policy import head_is_plain, line_kind
 from gainrl_ray.model.prefill import signal_module
+from gainrl_ray.types import LineKind
 
 TOKENS = torch.arange(5, 17).unsqueeze(0)
 LORA = LoraConfig(rank=3, alpha=6.0)
@@ -90,7 +91,7 @@ def test_a_model_with_adapters_is_still_a_transformers_model() -> None:
     model, plain = tiny(), tiny()
     add_adapters(model, LORA, seed=0)
     train(model)
-    assert head_is_plain(model) and runs_packs(model)
+    assert head_is_plain(model) and line_kind(model) is LineKind.PACKS
     assert type(signal_module(model)) is type(signal_module(plain))
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained and all("lora_" in name for name in trained)

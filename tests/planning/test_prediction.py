@@ -73,6 +73,13 @@ def test_a_broadcast_crosses_the_links_once() -> None:
     assert sync.arrive_s == pytest.approx(15_231_233_024 / (0.7 * 450e9) + ASSUMED.call_s)
 
 
+def test_a_shared_gpu_takes_the_weights_from_the_host() -> None:
+    shared = seven("--config", "one-gpu")
+    sync = sync_cost(SHAPE, shared, cluster(1), ASSUMED)
+    assert (shared.fast_sync, sync.publish_s) == ("ipc", ASSUMED.call_s)
+    assert sync.arrive_s == pytest.approx(15_231_233_024 / (0.7 * 64e9) + ASSUMED.call_s)
+
+
 def test_more_and_better_hardware_is_never_slower() -> None:
     small, large = (
         predicted(with_split(seven(), engines=half, tensor_parallel=1, learners=half, zero_stage=3), 2 * half)
