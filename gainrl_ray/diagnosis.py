@@ -48,6 +48,7 @@ class Finding:
     plain: Correlation  # Spearman
     partial: Correlation | None  # the same at a fixed prompt length; None against the length itself
     problems: int
+    tied: int  # of them, those that share the other figure's most frequent value
 
     def as_json(self) -> dict[str, str | float | int | None]:
         """The entry of diagnostics.json; null where it is not defined."""
@@ -102,14 +103,18 @@ def diagnostics_origin(config: Config, table: ProblemTable, prompts: PromptBuild
 
 
 def correlate(signals: dict[str, np.ndarray], targets: dict[str, np.ndarray], seed: int) -> list[Finding]:
-    """A finding for each signal against each target, those without a value in the target left out; all [problems].
+    """A finding for each signal against each target, problems without a value in the target left out, and targets
+    without values; all [problems].
 
     `signals` has the prompt's length among them, by which the others' partial correlations are taken.
     """
     findings = []
     for against, target in targets.items():
         known = np.isfinite(target)
+        if not known.any():
+            continue
         length = signals[LENGTH][known]
+        sizes = {"problems": int(known.sum()), "tied": int(np.unique(target[known], return_counts=True)[1].max())}
         for name, values in signals.items():
             if name == against:
                 continue
@@ -117,9 +122,7 @@ def correlate(signals: dict[str, np.ndarray], targets: dict[str, np.ndarray], se
             given = None if LENGTH in (name, against) else length
             plain = bootstrap(a, b, seed, name, against)
             partial = None if given is None else bootstrap(a, b, seed, name, against, given=given)
-            findings.append(
-                Finding(signal=name, against=against, plain=plain, partial=partial, problems=int(known.sum()))
-            )
+            findings.append(Finding(signal=name, against=against, plain=plain, partial=partial, **sizes))
     return findings
 
 
@@ -150,7 +153,8 @@ def report(findings: list[Finding]) -> str:
     for against in dict.fromkeys(finding.against for finding in findings):
         found = [finding for finding in findings if finding.against == against]
         title = f"{'against ' + against:<27}{'alone':<25}{'given prompt length':<25}"
-        lines = [f"{title}({found[0].problems} problems)"]
+        problems, tied = found[0].problems, found[0].tied
+        lines = [f"{title}({problems} problems" + (f", {tied} at one value)" if 2 * tied > problems else ")")]
         for finding in found:
             partial = "" if finding.partial is None else _interval(finding.partial)
             lines.append(f"  {finding.signal:<25}{_interval(finding.plain):<25}{partial}".rstrip())

@@ -36,6 +36,12 @@ def test_problems_without_a_label_are_left_out(findings):
     assert (angle.plain.value, angle.partial.value) == pytest.approx((-1.0, -1.0))
 
 
+def test_a_figure_that_no_problem_has_is_left_out():
+    length = np.arange(5.0)
+    found = correlate({LENGTH: length}, {LABEL: np.full(5, np.nan), PASS_RATE: length}, 0)
+    assert [finding.against for finding in found] == [PASS_RATE]
+
+
 def test_the_conclusions_are_the_ones_that_were_made_up(findings):
     assert [sentence.partition(":")[0] for sentence in conclusions(findings)] == [
         "Angle concentration moves with the prompt's length",
@@ -51,7 +57,9 @@ def test_what_is_not_defined_is_null_and_named(findings):
         **{"signal": "angle", "against": GRADIENT, "spearman": None, "low": None, "high": None},
         **{"partial": None, "partial_low": None, "partial_high": None, "problems": SIZE},
     }
+    headers = [line for line in report(findings).splitlines() if line.startswith("against")]
     assert "not defined" in report(findings)
+    assert [f"({SIZE} problems, {SIZE} at one value)" in line for line in headers] == [False, False, False, True]
 
 
 def test_the_report_has_every_figure(findings):

@@ -120,7 +120,7 @@ def test_finished_blocks_are_not_sampled_again(pass_rate, config, table, prompts
     np.testing.assert_array_equal(ensure_signal(config, table, prompts, "pass_rate").open(), values)
 
 
-def test_alignment_is_that_of_the_projected_gradients_of_the_stored_completions(pass_rate, config, table, prompts):
+def test_alignment_is_that_of_the_stored_completions_projected_gradients(pass_rate, config, table, prompts, tmp_path):
     found = ensure_signal(config, table, prompts, "gradient_alignment").open()
     measure = GradientMeasure(blocks=1, side=8, loss=config.loss, temperature=1.0, max_new_tokens=48, pack_tokens=0)
     rows = pa.Table.from_pylist(sorted(rollouts(pass_rate[0]), key=lambda row: row["row"]))
@@ -136,6 +136,11 @@ def test_alignment_is_that_of_the_projected_gradients_of_the_stored_completions(
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-8)
     assert np.all(found[(rates == 0) | (rates == 1)] == 0)
     assert np.any(found > 0)
+    lines = []
+    warm = shutil.copytree(TINY_FOLDER, tmp_path / "warm")  # the same weights under another name
+    again = ensure_signal(changed(config, warm_model=str(warm)), table, prompts, "gradient_alignment", lines.append)
+    np.testing.assert_array_equal(again.open(), found)
+    assert lines == [f"gradient_alignment of {COUNT} problems found; {again.folder.uri}"]
 
 
 def test_likelihoods_and_embeddings_are_those_of_plain_forwards(ray_session, in_this_process, config, table, prompts):

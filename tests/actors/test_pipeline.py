@@ -17,7 +17,7 @@ from gainrl_ray.actors.generation_loop import Parts
 from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.config import Config
-from gainrl_ray.data.problems import RowReport
+from gainrl_ray.data.problem_table import RowReport
 from gainrl_ray.errors import DeadlineError, DivergenceError, EngineError, StaleAttemptError
 from gainrl_ray.metrics import read_metrics
 from gainrl_ray.run_record import RunRecord
