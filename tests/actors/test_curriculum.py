@@ -80,7 +80,7 @@ class _Counting(FixedStrategy):
         super().__init__(*arguments)
         self._seen = 0
 
-    def _draw(self, step: int, count: int, planned: np.ndarray) -> np.ndarray:
+    def _ranks(self, step: int, count: int) -> np.ndarray:
         return np.arange(count)
 
     def refill(self, step: int, count: int, drawn: np.ndarray, planned: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_a_users_strategy_runs_where_the_actor_runs(ray_session: None, tmp_path:
     _, ids = _stored(tmp_path, 100)
     config = CustomConfig(strategy="strategy_example:RetryStrategy")
     beside = {"env_vars": {"GAINRL_CALLER_DIR": str(Path(__file__).parents[1])}}  # as a submitted job has it
-    actor = CurriculumActor.options(runtime_env=beside).remote(config, range(100), ids, 3)
+    actor = CurriculumActor.options(runtime_env=beside).remote(config, range(100), ids, 3, {})
     ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
     window = ray.get(actor.select.remote(0, 8, 1), timeout=60)
     slots = tuple(
