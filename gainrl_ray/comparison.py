@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gainrl_ray.actors.lanes import Lanes
-from gainrl_ray.actors.resources import budget, preflight, side_by_side
+from gainrl_ray.actors.resources import budget, preflight, side_by_side, threads
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.comparing.command import Comparison
 from gainrl_ray.comparing.curves import CURVES_FILE, cell_records, curves, is_finished
@@ -98,6 +98,8 @@ def _lanes(comparison: Comparison, pending: Sequence[Cell], say: Say) -> Lanes:
     for need in budgets:
         preflight(need, supply, autoscaling)
     most = min(len(pending), comparison.parallel or len(pending))
+    if busy := max(threads(cell.config) for cell in pending):
+        most = min(most, int(supply.get("CPU", 0) // busy))
     count = max(1, side_by_side(budgets, supply, most))
     say(f"{count} at a time: {preflight(budgets[0], supply, autoscaling)}")
     return Lanes(count)

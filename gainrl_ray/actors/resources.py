@@ -65,6 +65,17 @@ def shortage(shares: tuple[Share, ...], supply: Mapping[str, float]) -> str | No
     return "; ".join(lines) or None
 
 
+def threads(config: Config) -> int:
+    """Cores that a run keeps busy at a time on CPU, where its engines and learners take turns; 0 on GPUs.
+
+    Runs that share cores beyond this wait for each other's threads, and each step takes several times as long.
+    """
+    learner, rollout = config.learner, config.rollout
+    if learner.gpus_per_worker or rollout.gpus_per_engine:
+        return 0
+    return max(learner.workers * learner.threads_per_worker, rollout.engines * rollout.threads_per_engine)
+
+
 def side_by_side(budgets: Sequence[tuple[Share, ...]], supply: Mapping[str, float], most: int) -> int:
     """How many runs, each as large as the largest of `budgets`, fit into `supply` at a time, 0 to `most`."""
     counts = range(most, 0, -1)

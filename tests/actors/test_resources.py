@@ -2,7 +2,7 @@
 
 import pytest
 
-from gainrl_ray.actors.resources import Share, budget, preflight, shortage, side_by_side
+from gainrl_ray.actors.resources import Share, budget, preflight, shortage, side_by_side, threads
 from gainrl_ray.config import Config
 from gainrl_ray.errors import ResourceError
 
@@ -30,6 +30,13 @@ def test_as_many_runs_fit_side_by_side_as_the_largest_leaves_room_for() -> None:
     assert side_by_side([one, two], {"CPU": 4.0}, most=10) == 2
     assert side_by_side([one], {"CPU": 4.0}, most=3) == 3
     assert side_by_side([one], {"CPU": 0.5}, most=3) == 0
+
+
+def test_a_run_on_cpu_keeps_the_cores_of_its_larger_side_busy() -> None:
+    sections = {"learner": {"workers": 2, "threads_per_worker": 3}, "rollout": {"engines": 2, "threads_per_engine": 2}}
+    assert threads(Config.model_validate(sections)) == 6
+    sections["learner"]["gpus_per_worker"] = 1
+    assert threads(Config.model_validate(sections)) == 0
 
 
 def test_zero_amounts_are_not_in_a_bundle() -> None:
