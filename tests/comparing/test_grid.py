@@ -131,3 +131,10 @@ def test_arms_read_back_are_unchanged_and_tell_what_changed(ask, tmp_path: Path)
         "arm wide: was there, is missing",
         "arm narrow: was there, is missing",
     ]
+
+
+@pytest.mark.parametrize("file", sorted((PRESETS.parent / "grids").glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_grids_load_over_the_preset_that_they_are_for(ask, file: Path) -> None:
+    grid = ask("--config", "ladder", "--grid", str(file)).grid
+    assert {"uniform", "length", "gain"} <= {arm.name for arm in grid.arms}
+    assert all(len(arm.seeds) >= 2 for arm in grid.arms)
