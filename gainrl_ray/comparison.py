@@ -12,17 +12,20 @@ from gainrl_ray.actors.lanes import Lanes
 from gainrl_ray.actors.resources import budget, preflight, side_by_side, threads
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.comparing.command import Comparison
-from gainrl_ray.comparing.curves import CURVES_FILE, cell_records, curves, is_finished
+from gainrl_ray.comparing.curves import cell_records, curves, is_finished
 from gainrl_ray.comparing.grid import Arm, Cell, Grid, arms_text, changes, read_arms
 from gainrl_ray.comparing.markdown import to_markdown
 from gainrl_ray.comparing.schedule import Schedule
 from gainrl_ray.comparing.table import make_table, runs_by_arm
+from gainrl_ray.data.signal_store import DIAGNOSTICS_FILE
+from gainrl_ray.diagnosis import diagnose, document
 from gainrl_ray.errors import ConfigError
+from gainrl_ray.report.comparison_data import COMPARISONS, CURVES_FILE, TABLE_FILE
+from gainrl_ray.report.writing import write_comparison_report
 from gainrl_ray.storage import Storage
 from gainrl_ray.training import Say, prepare
 
-COMPARISONS = "comparisons"
-ARMS_FILE, TABLE_FILE, MARKDOWN_FILE = "comparison.yaml", "table.json", "table.md"
+ARMS_FILE, MARKDOWN_FILE = "comparison.yaml", "table.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +52,15 @@ def compare(comparison: Comparison, say: Say = print) -> ComparisonResult:
     begin = f"comparison {grid.name}: {len(grid.cells)} runs ({len(grid.arms)} arms)"
     say(f"{begin}, {len(grid.cells) - len(pending)} done; --name={grid.name} continues it")
     tell = _each_once(say)
+    if comparison.diagnose and not folder.exists(DIAGNOSTICS_FILE):
+        folder.write_text(DIAGNOSTICS_FILE, json.dumps(document(diagnose(comparison.base, say)), indent=1))
     scoring_seconds = {cell.run_name: prepare(cell.config, cell.run_name, tell) for cell in grid.cells}
     failed: list[dict[str, Any]] = []
     if pending:
         failed = Schedule(pending, len(grid.cells), _lanes(comparison, pending, say), say).run()
     table = _write(grid, folder, scoring_seconds, failed)
     unfinished = len(grid.cells) - sum(row["runs"] for row in table["rows"]) - len(failed)
-    say("\n" + to_markdown(table) + f"\n{folder.uri}")
+    say("\n" + to_markdown(table) + f"\nreport: {write_comparison_report(folder)}")
     if unfinished:
         say(f"{unfinished} of {len(grid.cells)} runs are not finished: --name={grid.name} continues")
     return ComparisonResult(folder=folder.uri, table=table, unfinished=unfinished)

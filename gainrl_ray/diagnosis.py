@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import ScoredIndex
-from gainrl_ray.data.signal_store import Origin, find_signal
+from gainrl_ray.data.signal_store import DIAGNOSTICS_FILE, Origin, find_signal
 from gainrl_ray.model.loading import check_model
 from gainrl_ray.scoring import fingerprint, score
 from gainrl_ray.signals import ROLLOUTS, group_gradients, group_settings, sample, signal_origin
@@ -25,7 +26,6 @@ from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
 
-DIAGNOSTICS_FILE = "diagnostics.json"
 LENGTH, LABEL, PASS_RATE, GRADIENT = "prompt_tokens", "difficulty_label", "pass_rate", "gradient_norm"
 _VERSION = "1"
 _OTHERS: tuple[SignalName, ...] = ("gold_likelihood", "gradient_alignment")
@@ -86,11 +86,15 @@ def diagnose(config: Config, say: Say = print) -> list[Finding]:
         targets[LABEL] = labels[rows]
     targets[GRADIENT] = group_gradients(config, groups, folder.child(_WORK), say, projected=False)
     findings = correlate(signals, targets, config.run.seed)
-    document = {"signals": [finding.as_json() for finding in findings], "conclusions": conclusions(findings)}
-    folder.write_text(DIAGNOSTICS_FILE, json.dumps(document, indent=1))
+    folder.write_text(DIAGNOSTICS_FILE, json.dumps(document(findings), indent=1))
     folder.delete(_WORK)
     say(report(findings) + f"\n\nwritten to {folder.child(DIAGNOSTICS_FILE).uri}")
     return findings
+
+
+def document(findings: list[Finding]) -> dict[str, Any]:
+    """What diagnostics.json holds."""
+    return {"signals": [finding.as_json() for finding in findings], "conclusions": conclusions(findings)}
 
 
 def diagnostics_origin(config: Config, table: ProblemTable, prompts: PromptBuilder) -> Origin:

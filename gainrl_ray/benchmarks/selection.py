@@ -17,7 +17,6 @@ from gainrl_ray.algo.permutation import Permutation
 from gainrl_ray.benchmarks.timing import Spread, machine
 from gainrl_ray.config_curricula import CurriculumConfig
 from gainrl_ray.curricula.base import Columns, Order
-from gainrl_ray.curricula.problem_state import Column, ProblemState
 from gainrl_ray.curricula.registry import build_strategy, strategy_class
 from gainrl_ray.types import SlotOutcome, StepOutcome
 
@@ -37,7 +36,6 @@ CASES: dict[str, dict[str, Any]] = {
     "dps": {"name": "dps"},
     "dots, 64 numbers a problem": {"name": "dots"},
 }
-STATE = "state of each problem, top and write"
 _CHUNK = 1 << 20  # rows of a file made at a time
 _EMBEDDING = 64  # numbers of a problem
 
@@ -75,7 +73,7 @@ class Table:
 
 def run(sizes: list[int], count: int, rounds: int) -> dict[str, Any]:
     """Costs of `rounds` steps of `count` problems of every curriculum, for each number of problems."""
-    rows: dict[str, dict[str, Cost]] = {name: {} for name in (*CASES, STATE)}
+    rows: dict[str, dict[str, Cost]] = {name: {} for name in CASES}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="gainrl-") as folder:
             files = _Files(Path(folder), size)
@@ -83,7 +81,6 @@ def run(sizes: list[int], count: int, rounds: int) -> dict[str, Any]:
             for name, settings in CASES.items():
                 config = TypeAdapter(CurriculumConfig).validate_python(settings)
                 rows[name][f"{size:,}"] = _strategy_cost(config, files, min(count, size), rounds)
-        rows[STATE][f"{size:,}"] = _state_cost(size, min(count, size), rounds)
     title = f"{count:,} problems a step: ms of select + observe, median (min-max), bytes of checkpoint, bytes held"
     return {title: Table(rows), "machine": machine("numpy")}
 
@@ -155,20 +152,6 @@ def _strategy_cost(config: CurriculumConfig, files: _Files, count: int, rounds: 
     resident = tracemalloc.get_traced_memory()[0] + sys.getsizeof(kept)
     tracemalloc.stop()
     return Cost(_milliseconds(seconds), 1e3 * first, checkpoint, resident)
-
-
-def _state_cost(size: int, count: int, rounds: int) -> Cost:
-    """Of a bandit's step: the problems with the largest of one number, three numbers of each written."""
-    columns = {"value": Column(start=0.5, ranked=True), "wins": Column(start=1.0), "losses": Column(start=1.0)}
-    state, seconds = ProblemState(size, columns, seed=0), []
-    for step in range(rounds + 1):
-        started = time.perf_counter()
-        rows = state.top("value", count)
-        wins = state.read("wins", rows) + np.arange(count) % 9
-        state.write(rows, value=wins / (9.0 + step), wins=wins, losses=state.read("losses", rows) + 1)
-        seconds.append(time.perf_counter() - started)
-    checkpoint = len(json.dumps(state.state_dict()))
-    return Cost(_milliseconds(seconds[1:]), 1e3 * seconds[0], checkpoint, state.nbytes)
 
 
 def _milliseconds(seconds: list[float]) -> Spread:

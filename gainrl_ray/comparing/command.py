@@ -23,6 +23,7 @@ class Comparison:
     grid: Grid
     base: Config
     parallel: int | None  # most runs at a time; None = as many as the cluster has room for
+    diagnose: bool  # whether the report holds the diagnosis of the base settings' signals
 
 
 def parse(argv: Sequence[str], *, presets: Path, folder: Path) -> Comparison:
@@ -40,6 +41,7 @@ def parse(argv: Sequence[str], *, presets: Path, folder: Path) -> Comparison:
     parser.add_argument("--seeds", help="so many from 0 on (5), or a list: 3,7,11")
     parser.add_argument("--target-accuracy", type=float, help="held-out; none = uniform's mean at the end")
     parser.add_argument("--half-data", action="store_true", help="for every arm a twin on half of the data")
+    parser.add_argument("--diagnose", action="store_true", help="put the diagnosis of the signals into the report")
     parser.add_argument("--name", help="of the comparison; that of an earlier one continues it")
     parser.add_argument("--parallel", type=int, help="most runs at a time (as many as the cluster has room for)")
     try:
@@ -54,9 +56,11 @@ def parse(argv: Sequence[str], *, presets: Path, folder: Path) -> Comparison:
         RunConfig(name=name)
     except ValidationError as error:
         raise ConfigError(f"--name: {error.errors()[0]['msg']}") from None
-    base = base.model_copy(update={"run": base.run.model_copy(update={"name": None})})
+    report = base.report.model_copy(update={"every": None})  # 5 MB a run; jobs/report.py makes one when asked
+    base = base.model_copy(update={"run": base.run.model_copy(update={"name": None}), "report": report})
     tree, origin = _tree(options, folder)
-    return Comparison(grid=make_grid(name, base, read_grid(tree, origin), folder), base=base, parallel=options.parallel)
+    grid = make_grid(name, base, read_grid(tree, origin), folder)
+    return Comparison(grid=grid, base=base, parallel=options.parallel, diagnose=options.diagnose)
 
 
 def _tree(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], str]:

@@ -9,8 +9,6 @@ from gainrl_ray.comparing.grid import Cell
 from gainrl_ray.metrics import Record, read_metrics
 from gainrl_ray.storage import Storage
 
-CURVES_FILE = "curves.parquet"
-
 SCHEMA = pa.schema(
     [
         ("strategy", pa.string()),  # the arm's name

@@ -15,6 +15,8 @@ from gainrl_ray.storage import Storage
 SIGNALS = "signals"
 """Folder below `run.storage`."""
 MANIFEST_FILE = "manifest.json"
+DIAGNOSTICS_FILE = "diagnostics.json"
+"""What signals have to do with length, labels, pass rates and gradients."""
 
 _FORMAT = 1
 _SHOWN_IDS = 5

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from gainrl_ray.algo.statistics import LEVEL, t_quantile
+from gainrl_ray.data.signal_store import DIAGNOSTICS_FILE
 from gainrl_ray.errors import DataError
 from gainrl_ray.report.provenance import read_json
 from gainrl_ray.storage import Storage
 
 COMPARISONS = "comparisons"
-CURVES_FILE = "curves.parquet"
-TABLE_FILE = "table.json"
-DIAGNOSTICS_FILE = "diagnostics.json"
+"""Folder below `run.storage`."""
+CURVES_FILE, TABLE_FILE = "curves.parquet", "table.json"
 
 AXES = {
     "steps": ("step", "step"),
