@@ -72,8 +72,7 @@ def train(config: Config, run_name: str, say: Say = print, pipelines: Pipelines 
     tables = replace(tables, train=part)
     lasting = pipelines or Pipelines()
     try:
-        with reporting(storage, config.report.every, say):
-            stopped = _run(config, run_name, tables, storage, say, lasting)
+        stopped = _run(config, run_name, tables, storage, say, lasting)
     finally:
         if pipelines is None:
             lasting.close()
@@ -175,7 +174,8 @@ def _run(config: Config, run_name: str, tables: Tables, storage: Storage, say: S
         storage.write_text(CONFIG_FILE, to_yaml(config))
         write_environment(storage, supply)
         write_order(storage, inputs.order, strategy_class(config.curriculum).signal)
-        return run.train(inputs.order, inputs.columns, say)
+        with reporting(storage, config.report.every, say):
+            return run.train(inputs.order, inputs.columns, say)
     finally:
         run.close()
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from whole_runs import STEPS, Finished, assert_alike, settings
 
@@ -21,10 +23,11 @@ def comparison(folder: Path, *arms: ArmEntry) -> Comparison:
     """One run at a time, over the settings of the `whole` run."""
     base = settings(folder)
     grid = make_grid("c", base, GridFile(arms=arms, seeds=1), folder)
-    return Comparison(grid=grid, base=base, parallel=1)
+    return Comparison(grid=grid, base=base, parallel=1, diagnose=False)
 
 
-UNIFORM = ArmEntry(name="uniform", overrides={"curriculum": {"name": "uniform"}})
+PART = {"fraction": 0.5, "keep": "bottom:20", "keep_by": "label"}
+UNIFORM = ArmEntry(name="uniform", overrides={"curriculum": {"name": "uniform"}, "data": PART})
 GAIN = ArmEntry(name="gain")
 BROKEN = ArmEntry(name="broken", overrides={"curriculum": {"name": "length"}})
 
@@ -51,6 +54,16 @@ def seen(title: str) -> Iterator[set[int]]:
     thread.join(10)
 
 
+def check_part(run: Path) -> None:
+    """Of a random half, 32 problems of levels 1 and 2, the run drew from the 20 easiest alone."""
+    (rows,) = (np.load(path) for path in run.glob("rows-*.npy"))
+    kept = [f"arithmetic-train-0-{1 + row % 2}-{row // 2}" for row in rows]  # levels in turn
+    assert len(kept) == 20
+    for step in range(STEPS):
+        table = pq.read_table(run / f"rollouts/step_{step:06d}.parquet")
+        assert [kept[row] for row in table["row"].to_pylist()] == table["problem_id"].to_pylist()
+
+
 def test_a_comparison_keeps_its_engines_lists_what_failed_and_is_continued(whole: Finished) -> None:
     folder = whole.folder.parent
     damaged = Storage(str(folder)).child("c.broken.0")
@@ -65,6 +78,8 @@ def test_a_comparison_keeps_its_engines_lists_what_failed_and_is_continued(whole
     # Weights of the run before would be noticed: its windows, rewards and policy are those of a run by itself.
     assert_alike(Finished(folder / "c.gain.0", []), whole)
 
+    check_part(folder / "c.uniform.0")
+    assert "train: 20 of these 64 problems: a random 0.5 (run.seed 0), of these bottom:20 by label" in lines
     rows = {row["strategy"]: row for row in found.table["rows"]}
     assert [rows[name]["runs"] for name in ("uniform", "gain", "broken")] == [1, 1, 0]
     assert found.unfinished == 0 and any("3 of 3 runs done" in line for line in lines)
@@ -76,7 +91,7 @@ def test_a_comparison_keeps_its_engines_lists_what_failed_and_is_continued(whole
     charged = {row["strategy"]: row["scoring_seconds"] for row in curves}
     assert charged["gain"] > 0 and charged["uniform"] == 0, "also of an index that was there before"
     assert json.loads(results.read_text("table.json")) == found.table
-    assert "| uniform " in results.read_text("table.md")
+    assert "| uniform " in results.read_text("table.md") and "plotly.js v" in results.read_text("report.html")
 
     lines.clear()
     again = compare(comparison(folder, BROKEN, UNIFORM, GAIN), lines.append)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -149,28 +148,6 @@ def test_engines_that_share_the_learners_device_change_nothing(whole: Finished, 
     assert any("attempt 2" in line for line in turns.lines)
     assert_alike(turns, whole)
     assert all(seconds > 0 for seconds in turns.path("seconds/store")), "after every step the engine came first"
-
-
-def test_a_run_on_a_part_of_the_data_sees_that_part_alone(whole: Finished, folder: Path) -> None:
-    """Of a random half, 32 problems of levels 1 and 2, the 20 easiest, and of these the nearest to difficulty 0."""
-    config = settings(
-        folder,
-        run={"steps": 1},
-        data={"fraction": 0.5, "keep": "bottom:20", "keep_by": "label"},
-        evaluation={"every": 0, "samples": 0},
-    )
-    nearest = {"name": "adarft", "difficulty": "label"}
-    part = run(Config.model_validate(config.model_dump() | {"curriculum": nearest}), "part")
-    said = "train: 20 of these 64 problems: a random 0.5 (run.seed 0), of these bottom:20 by label"
-    assert said in part.lines
-    (rows,) = (np.load(path) for path in part.folder.glob("rows-*.npy"))
-    kept = [f"arithmetic-train-0-{1 + row % 2}-{row // 2}" for row in rows]  # levels in turn
-    assert len(kept) == 20
-    table = pq.read_table(part.folder / "rollouts/step_000000.parquet")
-    assert [kept[row] for row in table["row"].to_pylist()] == table["problem_id"].to_pylist()
-    ((_, drawn, _, _),) = part.history()
-    assert set(drawn) == set(table["problem_id"].to_pylist()) and len(drawn) == 6
-    assert all(name.startswith("arithmetic-train-0-1-") for name in drawn)
 
 
 def test_what_cannot_start_leaves_the_run_as_it_was(whole: Finished, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class Pool:
             completion = Completion(token_ids=(sample,), logprobs=(-0.5,), finish_reason="stop", text=text)
             yield request.request_id, completion
 
+    def invalidate(self) -> None: ...
+
     def close(self) -> None: ...
 
 
