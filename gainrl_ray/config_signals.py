@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from gainrl_ray.config_node import Node
 
@@ -15,6 +15,8 @@ class SignalsConfig(Node):
 
     samples: int = Field(default=8, ge=2)
     """Completions per problem of the start model behind `pass_rate` and `gradient_alignment`."""
+    seed: NonNegativeInt = 0
+    """Seed of these completions, whatever run.seed is: runs that differ in their seed measure problems once."""
     gold_before: str = "The answer is \\boxed{"
     """Text put between prompt and reference answer for `gold_likelihood`; it has no part in the likelihood."""
     embedding_size: PositiveInt = 64

@@ -107,7 +107,7 @@ def _sampling_settings(config: Config) -> dict[str, Any]:
     """What graded completions of a model's problems depend on beside the model and the problems."""
     rollout = config.rollout.model_dump(mode="json", include={"temperature", "top_p", "max_new_tokens", "stop"})
     reward = config.reward.model_dump(mode="json", include={"function", "correct", "wrong"})
-    return {"samples": config.signals.samples, "seed": config.run.seed, **rollout, "reward": reward}
+    return {"samples": config.signals.samples, "seed": config.signals.seed, **rollout, "reward": reward}
 
 
 def group_settings(config: Config) -> dict[str, Any]:
@@ -125,6 +125,7 @@ def sample(config: Config, table: ProblemTable, rows: range | np.ndarray, folder
         say(f"sampling {config.signals.samples} completions of each of {problems:,} problems with {config.model.path}")
 
     tell = partial(Progress(say).tell, _SAMPLED)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"seed": config.signals.seed})})
     return sample_problems(config, table, [int(row) for row in rows], folder, begin=begin, tell=tell)
 
 
