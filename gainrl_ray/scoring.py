@@ -16,11 +16,11 @@ from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.algo.angles import spearman, without_diagonal
 from gainrl_ray.config import Config
 from gainrl_ray.console import table as console_table
-from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problem_table import ProblemTable, RowReport
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import MANIFEST_FILE, AngleSignal, Fingerprint, Manifest, ScoredIndex
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import DataError
 from gainrl_ray.model.loading import check_model, model_digest
 from gainrl_ray.model.prefill import SIGNAL_VERSION
@@ -85,7 +85,7 @@ def scoring_seconds(config: Config, wanted: Fingerprint) -> float:
 
 def ensure_order(
     config: Config, table: ProblemTable, wanted: Fingerprint, say: Say = print, signal: AngleSignal = "angle"
-) -> StoredOrder:
+) -> StoredArray:
     """The rows of `table` by a signal, the first to be trained first; its whole dataset is scored now when
     `<storage>/indexes` does not hold it.
 

@@ -18,11 +18,12 @@ from gainrl_ray.curricula.base import Column, Signal
 from gainrl_ray.curricula.custom import load_strategy
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.data.external_order import read_order
-from gainrl_ray.data.orders import StoredOrder, keep_order, sorted_places
+from gainrl_ray.data.orders import keep_order, sorted_places
 from gainrl_ray.data.parts import best_rows, describe, known_labels, part_size, random_rows
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.data.signal_store import StoredArray, seconds_of
+from gainrl_ray.data.signal_store import seconds_of
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import ConfigError, DataError
 from gainrl_ray.scoring import ensure_index, ensure_order, fingerprint, scoring_seconds, scoring_shares
 from gainrl_ray.signals import ensure_signal
@@ -35,7 +36,7 @@ Say = Callable[[str], None]
 class Inputs:
     """What a strategy is given, by row of the training problems; opened where the strategy runs."""
 
-    order: StoredOrder | range
+    order: StoredArray | range
     columns: Mapping[Column, StoredArray]
 
 
@@ -138,7 +139,7 @@ class _Maker:
     prompts: PromptBuilder
     say: Say
 
-    def order(self, signal: Signal, columns: Mapping[Column, StoredArray]) -> StoredOrder | range:
+    def order(self, signal: Signal, columns: Mapping[Column, StoredArray]) -> StoredArray | range:
         """The rows of the table, sorted by what a strategy calls its `signal`; `columns` are those it needs."""
         config, table = self.config, self.table
         if signal == "none":

@@ -22,7 +22,8 @@ from gainrl_ray.console import table as console_table
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
-from gainrl_ray.data.signal_store import Origin, StoredArray, find_signal, keep_signal
+from gainrl_ray.data.signal_store import Origin, find_signal, keep_signal
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.model.loading import check_model, check_positions
 from gainrl_ray.scoring import SCORED, Progress, collect, fingerprint

@@ -13,12 +13,12 @@ from gainrl_ray.config_node import Node
 from gainrl_ray.config_signals import SignalName
 from gainrl_ray.curricula.base import Column, Signal
 from gainrl_ray.curricula.uniform import UniformStrategy
-from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import ScoredIndex
 from gainrl_ray.data.signal_store import keep_signal
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import ConfigError, DataError
 from gainrl_ray.model.loading import load_tokenizer
 from gainrl_ray.scoring import INDEXES, fingerprint
@@ -113,7 +113,7 @@ def bench(tmp_path: Path) -> Bench:
     return made
 
 
-def opened(order: StoredOrder | range) -> list[int]:
+def opened(order: StoredArray | range) -> list[int]:
     return list(order) if isinstance(order, range) else order.open().tolist()
 
 

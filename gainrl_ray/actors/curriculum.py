@@ -12,8 +12,7 @@ from gainrl_ray.curricula.base import NO_COLUMNS, Column, Columns, Order
 from gainrl_ray.curricula.checked import CheckedStrategy
 from gainrl_ray.curricula.ledger import Ledger, LedgerEntry, SlotStatus
 from gainrl_ray.curricula.registry import build_strategy
-from gainrl_ray.data.orders import StoredOrder
-from gainrl_ray.data.signal_store import StoredArray
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import StaleAttemptError
 from gainrl_ray.types import StepOutcome, Window
 
@@ -168,7 +167,7 @@ class _CurriculumProcess(Curriculum):
     def __init__(
         self,
         config: CurriculumConfig,
-        order: StoredOrder | range,
+        order: StoredArray | range,
         problem_ids: Sequence[str],
         seed: int,
         columns: Mapping[Column, StoredArray],

@@ -19,9 +19,8 @@ from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
 from gainrl_ray.config import Config
 from gainrl_ray.curricula.base import Column
-from gainrl_ray.data.orders import StoredOrder
 from gainrl_ray.data.problems import ProblemTable
-from gainrl_ray.data.signal_store import StoredArray
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import GainrlError
 
 logger = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ class TrainingRun:
         self._pipeline = pipelines.open(config, run_name, train=train, heldout=heldout, pad_id=pad_id)
         self._control = Remote(self._pipeline, "pipeline", config.rollout.start_deadline_s)
 
-    def train(self, order: StoredOrder | range, columns: Mapping[Column, StoredArray], say: Say) -> bool:
+    def train(self, order: StoredArray | range, columns: Mapping[Column, StoredArray], say: Say) -> bool:
         """Run the learners to their end; True when the run was asked to stop before its last step.
 
         `order` and `columns` are over the rows of the training problems. Progress goes to `say`, line by line.

@@ -2,39 +2,24 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
 
 _CHUNK = 1 << 22  # ranks looked at together
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredOrder:
-    """Rows that `keep_order` or `keep_rows` has checked; crosses processes as its file's name."""
-
-    folder: Storage
-    name: str
-
-    def open(self) -> np.ndarray:
-        """`order[rank] = row`, [N] int32 (int64 for a dataset of 2^31 rows or more), memory-mapped and read-only.
-
-        Raises: DataError when the file is gone or not whole.
-        """
-        return self.folder.map_array(self.name)
-
-
-def keep_order(folder: Storage, name: str, size: int, make: Callable[[], np.ndarray]) -> StoredOrder:
+def keep_order(folder: Storage, name: str, size: int, make: Callable[[], np.ndarray]) -> StoredArray:
     """The order `name` of `size` rows in a folder, from `make` when it is not there yet.
 
     Raises: DataError when it is no order of the rows.
     """
-    stored = StoredOrder(folder=folder, name=name)
+    stored = StoredArray(folder=folder, name=name)
     if folder.exists(name):
         check_order(stored.open(), size, f"the order {folder.child(name).uri}")
         return stored
@@ -44,7 +29,7 @@ def keep_order(folder: Storage, name: str, size: int, make: Callable[[], np.ndar
     return stored
 
 
-def keep_rows(folder: Storage, rows: np.ndarray, size: int) -> StoredOrder:
+def keep_rows(folder: Storage, rows: np.ndarray, size: int) -> StoredArray:
     """Some of the rows 0..size-1, in a file whose name tells other rows apart.
 
     rows: [M] integers, rising, at least one.
@@ -53,7 +38,7 @@ def keep_rows(folder: Storage, rows: np.ndarray, size: int) -> StoredOrder:
     name = f"rows-{hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()[:16]}.npy"
     if not folder.exists(name):
         _save(folder, name, rows, size)
-    return StoredOrder(folder=folder, name=name)
+    return StoredArray(folder=folder, name=name)
 
 
 def order_within(order: np.ndarray, rows: np.ndarray) -> np.ndarray:

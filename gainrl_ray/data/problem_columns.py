@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gainrl_ray.data.orders import StoredOrder
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.storage import Storage
 
 COLUMNS_FILE = "columns.arrow"
@@ -18,7 +18,7 @@ _BATCH_ROWS = 65_536  # so that even 10^8 rows are few batches to list
 class ProblemIds(Sequence[str]):
     """Problem ids by row, of all problems or of chosen ones, memory-mapped; crosses processes as its folder."""
 
-    def __init__(self, folder: Storage, chosen: StoredOrder | None = None) -> None:
+    def __init__(self, folder: Storage, chosen: StoredArray | None = None) -> None:
         """Raises: DataError when the folder has no such file, or it is not whole."""
         self._folder, self._chosen = folder, chosen
         self._column = open_columns(folder)["problem_id"]

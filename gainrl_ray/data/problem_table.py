@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gainrl_ray.data.orders import StoredOrder, keep_order, keep_rows, order_within, sorted_places
+from gainrl_ray.data.orders import keep_order, keep_rows, order_within, sorted_places
 from gainrl_ray.data.problem_columns import ProblemIds, open_columns
 from gainrl_ray.data.prompts import PromptBuilder
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import Problem, Prompt
@@ -51,7 +52,7 @@ class ProblemTable:
     """Checked problems by row 0..N-1, all of a dataset or chosen ones, read as they are used. Crosses processes."""
 
     def __init__(
-        self, folder: Storage, prompts: PromptBuilder, report: RowReport, digest: str, chosen: StoredOrder | None = None
+        self, folder: Storage, prompts: PromptBuilder, report: RowReport, digest: str, chosen: StoredArray | None = None
     ) -> None:
         self.folder = folder
         """Of the whole dataset."""
@@ -73,7 +74,7 @@ class ProblemTable:
             raise DataError(f"{self.path} has {len(self.ids)} rows, its report says {report.kept}: delete {folder.uri}")
 
     @classmethod
-    def open(cls, folder: Storage, prompts: PromptBuilder, chosen: StoredOrder | None = None) -> "ProblemTable":
+    def open(cls, folder: Storage, prompts: PromptBuilder, chosen: StoredArray | None = None) -> "ProblemTable":
         """The table in a folder that prepare_problems wrote; the dataset's sources are not needed.
 
         Raises:
@@ -138,7 +139,7 @@ class ProblemTable:
         values = values if self._chosen is None else values[self._rows]
         return None if np.isnan(values).all() else values
 
-    def keep_order(self, folder: Storage, name: str, make: Callable[[], np.ndarray]) -> StoredOrder:
+    def keep_order(self, folder: Storage, name: str, make: Callable[[], np.ndarray]) -> StoredArray:
         """The order `name` of this table's rows in a folder; of a part, made from that of the whole dataset.
 
         `make` gives the order of the whole dataset when it is not there yet.
@@ -154,7 +155,7 @@ class ProblemTable:
         """`name`, of an .npy file about the whole dataset's rows, as it is for a file about this table's."""
         return name if self._chosen is None else f"{name.removesuffix('.npy')}-of-{self._chosen.name}"
 
-    def length_order(self, *, descending: bool) -> StoredOrder:
+    def length_order(self, *, descending: bool) -> StoredArray:
         """Rows by rising (or falling) prompt tokens, kept beside the problems; equal lengths in the order of ids."""
 
         def make() -> np.ndarray:

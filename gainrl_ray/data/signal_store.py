@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gainrl_ray.data.scored_index import Fingerprint
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
 
@@ -20,21 +21,6 @@ DIAGNOSTICS_FILE = "diagnostics.json"
 
 _FORMAT = 1
 _SHOWN_IDS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredArray:
-    """An array that `keep_signal` has checked; crosses processes as its file's name."""
-
-    folder: Storage
-    name: str
-
-    def open(self) -> np.ndarray:
-        """Values by row, [N] or [N, size], memory-mapped and read-only.
-
-        Raises: DataError when the file is gone or not whole.
-        """
-        return self.folder.map_array(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gainrl_ray.data.orders import StoredOrder, ranks_of
+from gainrl_ray.data.orders import ranks_of
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
 
@@ -43,11 +44,11 @@ class Ordering:
         return ranks_of(distinct, self.order)[places]
 
 
-def write_order(run: Storage, order: StoredOrder | range, signal: str) -> None:
+def write_order(run: Storage, order: StoredArray | range, signal: str) -> None:
     """Note in a run's folder which order its ranks speak of."""
     stored = None
     size = len(order) if isinstance(order, range) else len(order.open())
-    if isinstance(order, StoredOrder):
+    if isinstance(order, StoredArray):
         stored = {"folder": order.folder.uri, "name": order.name}
     run.write_text(ORDER_FILE, json.dumps({"problems": size, "signal": signal, "order": stored}, indent=1))
 
@@ -60,7 +61,7 @@ def read_order(run: Storage) -> Ordering | None:
     order, stored = None, values["order"]
     if stored is not None:
         try:
-            order = StoredOrder(folder=Storage(stored["folder"]), name=stored["name"]).open()
+            order = StoredArray(folder=Storage(stored["folder"]), name=stored["name"]).open()
         except DataError:  # an index that was deleted, or a run that was copied from elsewhere
             order = None
     return Ordering(

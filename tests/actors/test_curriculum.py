@@ -12,14 +12,15 @@ import ray
 from gainrl_ray.actors.curriculum import Curriculum, CurriculumActor, _CurriculumProcess
 from gainrl_ray.config_curricula import CustomConfig, GainConfig, UniformConfig
 from gainrl_ray.curricula.base import FixedStrategy
-from gainrl_ray.data.orders import StoredOrder, keep_order
+from gainrl_ray.data.orders import keep_order
 from gainrl_ray.data.problem_columns import ProblemIds, write_columns
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import ConfigError, StaleAttemptError
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import SlotOutcome, StepOutcome, Window
 
 
-def _stored(folder: Path, size: int) -> tuple[StoredOrder, ProblemIds]:
+def _stored(folder: Path, size: int) -> tuple[StoredArray, ProblemIds]:
     """Rows in falling order, whose ids are their numbers."""
     storage = Storage(str(folder))
     with write_columns(storage) as add:
@@ -32,7 +33,7 @@ def _stored(folder: Path, size: int) -> tuple[StoredOrder, ProblemIds]:
     return keep_order(storage, "order.npy", size, lambda: np.arange(size)[::-1]), ProblemIds(storage)
 
 
-def _peak(order: StoredOrder, ids: ProblemIds) -> tuple[int, int]:
+def _peak(order: StoredArray, ids: ProblemIds) -> tuple[int, int]:
     """Bytes that Python and Arrow take at most for starting, two resets and six steps."""
     arrow = pa.total_allocated_bytes()
     tracemalloc.start()

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from gainrl_ray.data import orders
-from gainrl_ray.data.orders import StoredOrder, check_order, keep_order, ranks_of, sorted_places
+from gainrl_ray.data.orders import check_order, keep_order, ranks_of, sorted_places
+from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
 
@@ -61,7 +62,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
         stored.open()
     (tmp_path / "order.npy").unlink()
     with pytest.raises(DataError, match=r"order\.npy does not exist"):
-        StoredOrder(folder=folder, name="order.npy").open()
+        StoredArray(folder=folder, name="order.npy").open()
 
 
 def test_places_by_value_and_then_by_id() -> None:
