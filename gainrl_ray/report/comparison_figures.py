@@ -37,7 +37,7 @@ def curves(data: ComparisonData) -> dict[str, go.Figure]:
             for strategy, (colour, dash) in styles(data.strategies).items():
                 traces += _curve(data, strategy, metric, axis, colour, dash)
             if traces:
-                share = {"yaxis_range": [0, 1.02]} if metric in SHARES else {}
+                share = {"yaxis_rangemode": "tozero"} if metric in SHARES else {}
                 made[f"{metric}/{axis}"] = figure(traces, axis_label, label, showlegend=False, **share)
     return made
 

@@ -95,11 +95,11 @@ def _wraps(text: str) -> str:
 
 
 def short(number: float) -> str:
-    """A count in at most four characters and a letter: 46491 -> 46.5k."""
+    """A number of 0 or more in three digits: 46491 -> 46.5k, 33.3606 -> 33.4."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{letter}"
-    return f"{number:g}"
+    return f"{float(f'{number:.3g}'):g}"
 
 
 def duration(seconds: float) -> str:

@@ -60,6 +60,8 @@ def test_the_words_of_the_table() -> None:
     assert figure("final_accuracy", measure(0.5)) == "0.500\n[0.400, 0.600]"
     assert figure("tokens_to_target", measure(1_234_567.0)) == "1.23M\n[1.23M, 1.23M]"
     assert figure("steps_to_target", measure(20.0, not_reached=1)) == "≥ 20\n[19.9, 20.1]\n1 of 3 not reached"
+    assert figure("steps_to_target", measure(33.3606)) == "33.4\n[33.3, 33.5]"
+    assert figure("seconds_to_target", measure(999.7)) == "1000\n[1000, 1000]"
     assert figure("steps_to_target", measure(20.0, not_reached=3)) == "not reached\n(≥ 20)"
     assert figure("steps_to_target", measure(None, not_reached=3)) == "not reached"
     assert figure("grad_norm", {"mean": 1.0, "low": None, "high": None, "runs": 1, "not_reached": 0}) == "1.000"
