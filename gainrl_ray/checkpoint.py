@@ -27,14 +27,15 @@ class RunState:
     `windows` are planned and not trained: steps `step` to `step + max_staleness`. `pending` holds the graded
     groups of those among them whose generating policy is gone (max_staleness > 0), as a rollout table; their windows
     are all problems drawn, `pending_replay` has the groups trained beside them and `refills` their rounds of refilling.
-    `replay` is the replay buffer. The tables are there in states that are committed.
+    `replay` is the replay buffer. The tables, and `curriculum`, what the curriculum's `commit` gave, are there in
+    states that are committed.
     """
 
     step: int
     attempt: int
-    curriculum: dict[str, Any]
     group_policy: dict[str, Any]
     windows: tuple[Window, ...]
+    curriculum: dict[str, Any] | None = None
     pending: pa.Table | None = None
     pending_replay: pa.Table | None = None
     refills: dict[int, int] = field(default_factory=dict)  # by step

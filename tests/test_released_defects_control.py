@@ -160,7 +160,7 @@ def test_23_the_controller_is_in_the_checkpoint(tmp_path: Path) -> None:
     RunState(step=3, attempt=1, curriculum=strategy.state_dict(), group_policy={}, windows=()).save(tmp_path)
     np.random.seed(1)
     resumed = _gain()
-    resumed.load_state_dict(RunState.load(tmp_path).curriculum)
+    resumed.load_state_dict(RunState.load(tmp_path).curriculum or {})
     assert resumed.metrics() == strategy.metrics()
     expected = strategy.select(3, 64)
     np.random.seed(2)

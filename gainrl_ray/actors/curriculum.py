@@ -1,7 +1,6 @@
 """The curriculum actor: owns the order of problems, the strategy and the ledger."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,14 @@ import ray
 from gainrl_ray.config_curricula import CurriculumConfig
 from gainrl_ray.curricula.base import NO_COLUMNS, Column, Columns, Order
 from gainrl_ray.curricula.checked import CheckedStrategy
+from gainrl_ray.curricula.follower import Follower
 from gainrl_ray.curricula.ledger import Ledger, LedgerEntry, SlotStatus
 from gainrl_ray.curricula.registry import build_strategy
+from gainrl_ray.data.state_history import StateHistory
 from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import StaleAttemptError
+from gainrl_ray.storage import Storage
 from gainrl_ray.types import StepOutcome, Window
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurriculumReport:
-    """The strategy after it observed a step."""
-
-    state: dict[str, Any]
-    metrics: dict[str, float]
 
 
 class Curriculum:
@@ -38,43 +32,47 @@ class Curriculum:
         order: Order,
         problem_ids: Sequence[str],
         seed: int,
+        folder: Storage,
         columns: Columns = NO_COLUMNS,
     ) -> None:
-        """`order[rank]` is a dataset row; `problem_ids[row]` its id, `columns[name][row]` what the strategy needs."""
+        """`order[rank]` is a dataset row; `problem_ids[row]` its id, `columns[name][row]` what the strategy needs.
+
+        `folder` is where commits write a state that is too large for a checkpoint.
+        """
         self._build = lambda: CheckedStrategy(build_strategy(config, order=order, seed=seed, columns=columns))
         self._strategy = self._build()
-        self._present = self._report()
+        self._history = StateHistory(folder)
         self._problem_ids = problem_ids
         self._ledger = Ledger()
         self._attempt = 0
+        self._step = 0  # the strategy has observed all steps before it
         self._windows: dict[int, Window] = {}
-        # By step: the strategy that its window was drawn by, and the rows of windows that were under way then.
-        self._selected_from: dict[int, tuple[CurriculumReport, np.ndarray]] = {}
-        self._past: tuple[CurriculumReport, CheckedStrategy] | None = None
-        self._reports: dict[int, CurriculumReport] = {}
+        # By step: the step at which its window was drawn, and the rows of windows that were under way then.
+        self._drawn_at: dict[int, tuple[int, np.ndarray]] = {}
+        self._follower: Follower | None = None  # of the strategy, while windows drawn at earlier steps are under way
+        self._metrics: dict[int, dict[str, float]] = {}
 
     def reset(
-        self, step: int, state: dict[str, Any] | None, windows: Sequence[Window], ledger: list[dict], attempt: int
-    ) -> CurriculumReport:
-        """Rewind to `step`: None starts the strategy afresh; `windows` are those planned and not trained.
+        self, step: int, kept: dict[str, Any] | None, windows: Sequence[Window], ledger: list[dict], attempt: int
+    ) -> None:
+        """Rewind to `step`, where `commit` gave `kept`; None starts the strategy afresh.
 
-        `ledger` is the stored history of an earlier process, used when this one has none.
+        `windows` are those planned and not trained; `ledger` is the stored history of an earlier process, used when
+        this one has none. Raises as StateHistory.restore.
         """
         if attempt <= self._attempt:
             raise StaleAttemptError(f"reset of attempt {attempt}: attempt {self._attempt} is running")
         self._attempt = attempt
-        self._strategy = self._build()
-        if state is not None:
-            self._strategy.load_state_dict(state)
+        self._strategy, self._step = self._build(), step
+        self._history.restore(step, kept, self._strategy)
         if not list(self._ledger):
             self._ledger = Ledger([LedgerEntry.from_dict(entry) for entry in ledger])
         self._ledger.rewind(step, attempt)
         self._windows = {window.step: window for window in windows}
-        self._reports, self._past, self._present = {}, None, self._report()
-        self._selected_from = {step: (self._present, self._planned(step)) for step in self._windows}
+        self._drawn_at = {ahead: (step, self._planned(ahead)) for ahead in self._windows}
+        self._follower, self._metrics = None, {}
         for window in windows:
             self._ledger.plan(window.step, attempt, window.problem_ids)
-        return self._present
 
     def select(self, step: int, count: int, attempt: int) -> Window:
         """The window of `step`, drawn from the strategy's present state."""
@@ -82,7 +80,7 @@ class Curriculum:
         if step not in self._windows:
             planned = self._planned(step)
             self._windows[step] = self._window(step, self._strategy.select(step, count, planned))
-            self._selected_from[step] = self._present, planned
+            self._drawn_at[step] = self._step, planned
             self._ledger.plan(step, attempt, self._windows[step].problem_ids)
         return self._windows[step]
 
@@ -92,8 +90,12 @@ class Curriculum:
         They are drawn from the state that the step's window was, whatever was observed since.
         """
         self._check(attempt)
-        report, planned = self._selected_from[step]
-        rows = self._strategy_of(report).refill(step, count, np.asarray(drawn, dtype=np.int64), planned)
+        drawn_at, planned = self._drawn_at[step]
+        strategy = self._strategy
+        if drawn_at < self._step:
+            assert self._follower is not None
+            strategy = self._follower.at(drawn_at)
+        rows = strategy.refill(step, count, np.asarray(drawn, dtype=np.int64), planned)
         return self._window(step, rows)
 
     def graded(
@@ -114,21 +116,24 @@ class Curriculum:
 
     def observe(
         self, outcome: StepOutcome, trained: Sequence[int], policy_version: int, attempt: int
-    ) -> CurriculumReport:
-        """The strategy's state and metrics after the outcome; `trained` are the slots that were in the update."""
+    ) -> dict[str, float]:
+        """The strategy's metrics after the outcome; `trained` are the slots that were in the update."""
         self._check(attempt)
-        if outcome.step not in self._reports:
-            self._strategy.observe(outcome)
+        if outcome.step not in self._metrics:
+            self._take_in(outcome)
             statuses = {
                 slot.slot: SlotStatus.TRAINED if slot.slot in set(trained) else SlotStatus.LEFT_OUT
                 for slot in outcome.slots
             }
             self._ledger.mark(outcome.step, attempt, statuses, policy_version)
-            self._present = self._report()
-            self._reports = {outcome.step: self._present}
-            self._windows.pop(outcome.step, None)
-            self._selected_from.pop(outcome.step, None)
-        return self._reports[outcome.step]
+            self._metrics = {outcome.step: self._strategy.metrics()}
+        return self._metrics[outcome.step]
+
+    def commit(self, step: int, attempt: int) -> dict[str, Any]:
+        """What a checkpoint after `step`, the last observed, keeps for `reset`. Writes what was observed since."""
+        self._check(attempt)
+        assert step == self._step, f"commit of {step}, observed are {self._step} steps"
+        return self._history.commit(step, self._strategy)
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every entry of the ledger, oldest first."""
@@ -139,22 +144,28 @@ class Curriculum:
         earlier = [window for window in self._windows.values() if window.step < step]
         return np.array([row for window in earlier for row in window.rows], dtype=np.int64)
 
-    def _strategy_of(self, report: CurriculumReport) -> CheckedStrategy:
-        """The strategy as it was at `report`: this one, or where it has observed since, one rewound."""
-        if report is self._present:
-            return self._strategy
-        if self._past is None or self._past[0] is not report:
-            strategy = self._build()
-            strategy.load_state_dict(report.state)
-            self._past = report, strategy
-        return self._past[1]
+    def _take_in(self, outcome: StepOutcome) -> None:
+        """Observe a step, and have its state at hand that other windows under way were drawn from."""
+        others = [step for number, (step, _) in self._drawn_at.items() if number != outcome.step]
+        if others and self._follower is None:
+            behind = self._build()
+            behind.load_state_dict(self._strategy.state_dict())
+            self._follower = Follower(behind, self._step)
+        self._strategy.observe(outcome)
+        self._history.observed(outcome)
+        self._step = outcome.step + 1
+        self._windows.pop(outcome.step, None)
+        self._drawn_at.pop(outcome.step, None)
+        if self._follower is not None:
+            self._follower.hear(outcome)
+            if others:
+                self._follower.at(min(others))
+            else:
+                self._follower = None
 
     def _window(self, step: int, rows: np.ndarray) -> Window:
         ids = tuple(str(self._problem_ids[int(row)]) for row in rows)
         return Window(step=step, rows=tuple(int(row) for row in rows), problem_ids=ids)
-
-    def _report(self) -> CurriculumReport:
-        return CurriculumReport(state=self._strategy.state_dict(), metrics=self._strategy.metrics())
 
     def _check(self, attempt: int) -> None:
         if attempt != self._attempt:
@@ -170,10 +181,11 @@ class _CurriculumProcess(Curriculum):
         order: StoredArray | range,
         problem_ids: Sequence[str],
         seed: int,
+        folder: Storage,
         columns: Mapping[Column, StoredArray],
     ) -> None:
         opened: Columns = {name: array.open() for name, array in columns.items()}
-        super().__init__(config, order if isinstance(order, range) else order.open(), problem_ids, seed, opened)
+        super().__init__(config, order if isinstance(order, range) else order.open(), problem_ids, seed, folder, opened)
 
 
 CurriculumActor: Any = ray.remote(num_cpus=0)(_CurriculumProcess)

@@ -14,7 +14,7 @@ from typing import Any
 
 from gainrl_ray.actors.attempt import Attempt
 from gainrl_ray.actors.broadcast import Broadcast, Receivers
-from gainrl_ray.actors.curriculum import Curriculum, CurriculumReport
+from gainrl_ray.actors.curriculum import Curriculum
 from gainrl_ray.actors.generation_loop import EngineStart, GenerationLoop, Parts, evaluation_due
 from gainrl_ray.actors.group_rounds import Generated, StepPlan
 from gainrl_ray.actors.plans import Planner
@@ -63,7 +63,7 @@ class RolloutPipeline:
             attempt = Attempt(number, step, lines)
             planned = state.windows if state else ()
             stored = state.curriculum if state else None
-            curriculum = self._curriculum.reset(step, stored, planned, self._parts.record.ledger(), number)
+            self._curriculum.reset(step, stored, planned, self._parts.record.ledger(), number)
             self._planner.reset(state)
             self._parts.record.rewind(step, number)
             for ahead in range(step, min(step + self._config.rollout.max_staleness + 1, self._config.run.steps)):
@@ -71,7 +71,7 @@ class RolloutPipeline:
             self._attempt = attempt
             self._skipped_in_row = 0
             self._start_loop(attempt, state)
-            return self._state(attempt, step, curriculum)
+            return self._state(attempt, step)
 
     def make_room(self) -> None:
         """Put the engines to sleep for a gang that is about to take the devices it shares with them.
@@ -159,7 +159,7 @@ class RolloutPipeline:
             for slot in microbatch.slots
             if slot >= 0
         )
-        curriculum = self._curriculum.observe(outcome, trained, version, attempt.number)
+        metrics = self._curriculum.observe(outcome, trained, version, attempt.number)
         self._planner.observe(generated)
         ahead = done + self._config.rollout.max_staleness
         if ahead < self._config.run.steps:
@@ -180,7 +180,7 @@ class RolloutPipeline:
             },
             extra={
                 "angle": outcome.angle,
-                **{f"curriculum/{name}": value for name, value in curriculum.metrics.items()},
+                **{f"curriculum/{name}": value for name, value in metrics.items()},
                 **self._planner.metrics(generated),
                 **figures,
                 "policy_version": version,
@@ -189,7 +189,7 @@ class RolloutPipeline:
         )
         self._check_divergence(reports[0], done)
         state = replace(
-            self._state(attempt, done, curriculum),
+            self._state(attempt, done),
             metrics=figures,
             is_best=figures.get("eval/accuracy", float("-inf")) > best,
         )
@@ -206,7 +206,8 @@ class RolloutPipeline:
         return attempt.evaluations[version]
 
     def _to_commit(self, attempt: Attempt, state: RunState, deadline_s: float) -> RunState:
-        """The state with all that a commit adds: the groups of the steps ahead among it, which are waited for."""
+        """The state with all that a commit adds; waits for the groups of the steps ahead, which are among it."""
+        state = replace(state, curriculum=self._curriculum.commit(state.step, attempt.number))
         last = min(state.step + self._config.rollout.max_staleness, self._config.run.steps)
         ahead = range(state.step, last)
         attempt.wait(lambda: all(step in attempt.generated for step in ahead), deadline_s, "the groups ahead")
@@ -260,11 +261,10 @@ class RolloutPipeline:
     def _plan(self, step: int, number: int) -> StepPlan:
         return self._planner.plan(step, lambda count: self._curriculum.select(step, count, number))
 
-    def _state(self, attempt: Attempt, step: int, curriculum: CurriculumReport) -> RunState:
+    def _state(self, attempt: Attempt, step: int) -> RunState:
         return RunState(
             step=step,
             attempt=attempt.number,
-            curriculum=curriculum.state,
             group_policy=self._planner.policy_state,
             windows=tuple(attempt.plans[s].window for s in sorted(attempt.plans) if s >= step),
             stopped=self._stop,

@@ -22,6 +22,7 @@ from gainrl_ray.curricula.base import Column
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import GainrlError
+from gainrl_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 Say = Callable[[str], None]
@@ -113,7 +114,8 @@ class TrainingRun:
         """
         config = self._config
         ids, seed = self._problems.ids, config.run.seed
-        self._curriculum = CurriculumActor.remote(config.curriculum, order, ids, seed, columns)
+        folder = Storage(config.run.storage).child(self._run_name, "curriculum")
+        self._curriculum = CurriculumActor.remote(config.curriculum, order, ids, seed, folder, columns)
         self._pipeline.use_curriculum_actor.remote(self._curriculum)  # runs before the learners' calls: they come later
         task = LearnerTask(
             config=config,

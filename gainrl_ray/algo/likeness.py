@@ -1,25 +1,14 @@
 """Values predicted from those of like vectors: attention over references, its width and scale fitted to them."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 WIDTHS = tuple(0.02 * 2.0**power for power in range(8))
 """Widths that are tried, 0.02 to 2.56: of softmax over cosines, which are in [-1, 1]."""
+_BLOCK = 512  # queries at a time, whose weights stay in a core's cache
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Predicted values, with what was fitted."""
-
-    values: np.ndarray  # [queries] float64, within 0..1
-    width: float  # of the softmax
-    slope: float  # of the re-calibration, 0 where references say nothing of each other
-    error: float  # root mean square, of each reference predicted from the others, re-calibrated
-
-
-def predict(queries: np.ndarray, references: np.ndarray, values: np.ndarray) -> Prediction:
-    """Values of `queries`, [queries, size], from those of `references`, [refs, size] and [refs] in 0..1; refs >= 2.
+class Likeness:
+    """What references say of other vectors, `references` [refs, size] with `values` [refs] in 0..1; refs >= 2.
 
     A prediction is the mean of the references' values with weights softmax(cosine / width), the cosine being that
     of the vectors less the references' mean. The width is the one of WIDTHS that predicts each reference best from
@@ -30,15 +19,28 @@ def predict(queries: np.ndarray, references: np.ndarray, values: np.ndarray) -> 
     width stands for their scale. A falling line is taken as none: predictions of a value from the others' mean fall
     with it even where the vectors say nothing.
     """
-    centre = references.mean(axis=0, dtype=np.float64)
-    keys = _unit(references - centre)
-    among = keys @ keys.T
-    tried = [_without_itself(among, values, width) for width in WIDTHS]
-    best = int(np.argmin([np.square(predicted - values).sum() for predicted in tried]))
-    slope, start = _line(tried[best], values)
-    error = float(np.sqrt(np.square(start + slope * tried[best] - values).mean()))
-    found = _attended(_unit(queries - centre) @ keys.T, values, WIDTHS[best])
-    return Prediction(np.clip(start + slope * found, 0.0, 1.0), WIDTHS[best], slope, error)
+
+    def __init__(self, references: np.ndarray, values: np.ndarray) -> None:
+        self._centre = references.mean(axis=0, dtype=np.float64)
+        self._keys, self._values = _unit(references - self._centre), values
+        among = self._keys @ self._keys.T
+        tried = [_without_itself(among, values, width) for width in WIDTHS]
+        best = int(np.argmin([np.square(predicted - values).sum() for predicted in tried]))
+        self.width = WIDTHS[best]
+        """Of the softmax."""
+        self.slope, self._start = _line(tried[best], values)
+        """Of the re-calibration, 0 where references say nothing of each other."""
+        self.error = float(np.sqrt(np.square(self._start + self.slope * tried[best] - values).mean()))
+        """Root mean square, of each reference predicted from the others, re-calibrated."""
+
+    def predict(self, queries: np.ndarray) -> np.ndarray:
+        """Values of `queries`, [queries, size]: [queries] float64 in 0..1."""
+        found = np.empty(len(queries))
+        for start in range(0, len(queries), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            cosines = _unit(queries[block] - self._centre) @ self._keys.T
+            found[block] = _attended(cosines, self._values, self.width)
+        return np.clip(self._start + self.slope * found, 0.0, 1.0)
 
 
 def _without_itself(cosines: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
@@ -49,11 +51,12 @@ def _without_itself(cosines: np.ndarray, values: np.ndarray, width: float) -> np
 
 
 def _attended(cosines: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
-    """Means of `values`, [queries], with weights softmax(cosines / width), of [queries, refs]."""
-    weights = cosines - cosines.max(axis=1, keepdims=True)
-    weights /= width
-    np.exp(weights, out=weights)
-    return (weights @ values.astype(np.float32)).astype(np.float64) / weights.sum(axis=1)
+    """Means of `values`, [queries] float64, with weights softmax(cosines / width), of [queries, refs]; in place."""
+    cosines -= cosines.max(axis=1, keepdims=True)
+    cosines *= np.float32(1.0 / width)
+    weights = np.exp(cosines, out=cosines)
+    sums = weights @ np.stack([values, np.ones_like(values)], axis=1).astype(np.float32)
+    return sums[:, 0].astype(np.float64) / sums[:, 1]
 
 
 def _line(inputs: np.ndarray, outputs: np.ndarray) -> tuple[float, float]:

@@ -29,7 +29,8 @@ class Strategy(ABC):
     """Selects which problems a step is trained on, over an order of N rows.
 
     `select` is pure: it depends on the state and its arguments only, and changes nothing. Only `observe` and
-    `load_state_dict` change the state. All randomness comes from (seed, purpose, coordinates).
+    `load_state_dict` change the state, and `observe` does by the outcome and the state alone: a state may be restored
+    from an older one by observing again. All randomness comes from (seed, purpose, coordinates).
     """
 
     name: ClassVar[str]

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gainrl_ray.algo.likeness import Prediction, predict
+from gainrl_ray.algo.likeness import Likeness
 from gainrl_ray.algo.permutation import Permutation
 from gainrl_ray.algo.randomness import coordinate_rng
 from gainrl_ray.config_curricula import DotsConfig
@@ -36,6 +36,7 @@ class DotsStrategy(ProblemStrategy):
         super().__init__(config, order, seed, columns)
         self._config: DotsConfig = config
         self._last: dict[int, float] = {}  # accuracy by row, the one shown last at the end
+        self._fitted: Likeness | None = None  # to those, once it was asked for
 
     def observe(self, outcome: StepOutcome) -> None:
         """Keep the problems shown last."""
@@ -45,14 +46,15 @@ class DotsStrategy(ProblemStrategy):
             self._last[row] = accuracy
         for row in list(self._last)[: -self._config.reference_size]:
             del self._last[row]
+        self._fitted = None
 
     def metrics(self) -> dict[str, float]:
         """`references`, how many there are; of predictions of each from the others `reference_error`, root mean
         square, and the `likeness_width` fitted; these two as soon as there are predictions."""
         metrics = {"references": float(len(self._last))}
         if self._predicts:
-            known = self._predict(self._references())
-            metrics |= {"reference_error": known.error, "likeness_width": known.width}
+            likeness = self._likeness()
+            metrics |= {"reference_error": likeness.error, "likeness_width": likeness.width}
         return metrics
 
     @property
@@ -66,7 +68,7 @@ class DotsStrategy(ProblemStrategy):
         pool = self._shuffled("pool", step, self._config.pool_windows * (count - alike), avoided)
         if not pool.size:
             return drawn
-        distance = np.abs(self._predict(pool).values - self._config.target_accuracy)
+        distance = np.abs(self._likeness().predict(self._embedding(pool)) - self._config.target_accuracy)
         keys = coordinate_rng(self._seed, "preference", step, avoided.size).gumbel(size=pool.size)
         keys -= distance / self._config.tau
         chosen = np.argpartition(-keys, count - alike - 1)[: count - alike]
@@ -78,12 +80,11 @@ class DotsStrategy(ProblemStrategy):
         rows = Permutation(self.size, self._seed, purpose, step)(places)
         return rows[~np.isin(rows, avoided)][:count]
 
-    def _references(self) -> np.ndarray:
-        return np.array(list(self._last), dtype=np.int64)
-
-    def _predict(self, rows: np.ndarray) -> Prediction:
-        accuracy = np.array(list(self._last.values()))
-        return predict(self._embedding(rows), self._embedding(self._references()), accuracy)
+    def _likeness(self) -> Likeness:
+        if self._fitted is None:
+            references, accuracy = np.array(list(self._last)), np.array(list(self._last.values()))
+            self._fitted = Likeness(self._embedding(references), accuracy)
+        return self._fitted
 
     def _embedding(self, rows: np.ndarray) -> np.ndarray:
         """[n, size]. Raises: DataError for one that is not finite, with its row."""
@@ -105,3 +106,4 @@ class DotsStrategy(ProblemStrategy):
                 f"rows of 0..{self.size - 1} with one in 0..1 each: continue with the run's data, or start a new run"
             )
         self._last = dict(zip(rows, accuracy, strict=True))
+        self._fitted = None

@@ -37,15 +37,17 @@ def _peak(order: StoredArray, ids: ProblemIds) -> tuple[int, int]:
     """Bytes that Python and Arrow take at most for starting, two resets and six steps."""
     arrow = pa.total_allocated_bytes()
     tracemalloc.start()
-    curriculum = _CurriculumProcess(GainConfig(sigma=0.1, mu_start=0.5), order, ids, 0, {})
-    state = None
-    for attempt in (1, 2):
-        state = curriculum.reset(0, state, [], [], attempt).state
-        for step in range(3):
+    config = GainConfig(sigma=0.1, mu_start=0.5)
+    curriculum = _CurriculumProcess(config, order, ids, 0, Storage("unused"), {})
+    kept = None
+    for attempt, start in ((1, 0), (2, 3)):
+        curriculum.reset(start, kept, [], [], attempt)
+        for step in range(start, start + 3):
             window = curriculum.select(step, 64, attempt)
             assert window.problem_ids == tuple(str(row) for row in window.rows)
             slots = (SlotOutcome(slot=0, row=0, completions=8, accuracy=0.6, angle=0.4),)
             curriculum.observe(StepOutcome(step=step, slots=slots), [0], step, attempt)
+        kept = curriculum.commit(start + 3, attempt)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak, pa.total_allocated_bytes() - arrow
@@ -63,7 +65,9 @@ def test_the_actor_maps_the_order_where_it_runs(
     ray_session: None, tmp_path: Path, config: GainConfig | UniformConfig
 ) -> None:
     order, ids = _stored(tmp_path, 1000)
-    actor = CurriculumActor.remote(config, order if config.name == "gain" else range(1000), ids, 3, {})
+    actor = CurriculumActor.remote(
+        config, order if config.name == "gain" else range(1000), ids, 3, Storage(str(tmp_path)), {}
+    )
     ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
     window = ray.get(actor.select.remote(0, 50, 1), timeout=60)
     ray.kill(actor)
@@ -97,13 +101,14 @@ class _Counting(FixedStrategy):
         self._seen = state["seen"]
 
 
-def test_a_refill_is_drawn_from_the_state_that_its_window_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refill_is_drawn_from_the_state_that_its_window_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However far the learners, and with them the observed steps, have come meanwhile."""
     monkeypatch.setattr(
         "gainrl_ray.actors.curriculum.build_strategy",
         lambda config, order, seed, columns: _Counting(config, order, seed),
     )
-    curriculum = Curriculum(UniformConfig(), range(100), [f"p{row}" for row in range(100)], 0)
+    ids = [f"p{row}" for row in range(100)]
+    curriculum = Curriculum(UniformConfig(), range(100), ids, 0, Storage(str(tmp_path)))
     curriculum.reset(0, None, [], [], 1)
     slots = (SlotOutcome(slot=0, row=0, completions=2, accuracy=0.5, angle=0.0),)
     first, second = (curriculum.select(step, 4, 1) for step in (0, 1))
@@ -115,8 +120,8 @@ def test_a_refill_is_drawn_from_the_state_that_its_window_was(monkeypatch: pytes
         assert curriculum.refill(2, 2, first.rows, 1).rows == (5, 6)
     assert curriculum.refill(1, 1, (*second.rows, 4, 5), 1).rows == (6,)
     assert curriculum.ledger() == before
-    report = curriculum.observe(StepOutcome(step=1, slots=slots), [0], 0, 1)
-    curriculum.reset(2, report.state, [], [], 2)
+    curriculum.observe(StepOutcome(step=1, slots=slots), [0], 0, 1)
+    curriculum.reset(2, curriculum.commit(2, 1), [], [], 2)
     assert (curriculum.select(2, 4, 2).rows, curriculum.refill(2, 1, first.rows, 2).rows) == ((0, 1, 2, 3), (6,))
     with pytest.raises(StaleAttemptError):
         curriculum.refill(2, 1, first.rows, 1)
@@ -126,17 +131,19 @@ def test_a_users_strategy_runs_where_the_actor_runs(ray_session: None, tmp_path:
     _, ids = _stored(tmp_path, 100)
     config = CustomConfig(strategy="strategy_example:RetryStrategy")
     beside = {"env_vars": {"GAINRL_CALLER_DIR": str(Path(__file__).parents[1])}}  # as a submitted job has it
-    actor = CurriculumActor.options(runtime_env=beside).remote(config, range(100), ids, 3, {})
+    actor = CurriculumActor.options(runtime_env=beside).remote(config, range(100), ids, 3, Storage(str(tmp_path)), {})
     ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
     window = ray.get(actor.select.remote(0, 8, 1), timeout=60)
     slots = tuple(
         SlotOutcome(slot=slot, row=row, completions=8, accuracy=0.5, angle=0.0) for slot, row in enumerate(window.rows)
     )
-    report = ray.get(actor.observe.remote(StepOutcome(step=0, slots=slots), [], 0, 1), timeout=60)
-    assert report.state == {"strategy": "retry", "size": 100, "partly": list(window.rows)}
+    ray.get(actor.observe.remote(StepOutcome(step=0, slots=slots), [], 0, 1), timeout=60)
+    kept = ray.get(actor.commit.remote(1, 1), timeout=60)
+    assert kept["state"] == {"strategy": "retry", "size": 100, "partly": list(window.rows)}
     assert ray.get(actor.select.remote(1, 8, 1), timeout=60).rows[:4] == window.rows[:4]
     with pytest.raises(
         ConfigError, match=r"strategy_example:RetryStrategy: load_state_dict at step 0 raised TypeError"
     ):
-        ray.get(actor.reset.remote(1, {"strategy": "retry", "size": 100, "partly": 1}, [], [], 2), timeout=60)
+        kept["state"]["partly"] = 1
+        ray.get(actor.reset.remote(1, kept, [], [], 2), timeout=60)
     ray.kill(actor)

@@ -240,7 +240,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[RolloutPipeline, Memor
         )
         pipeline = RolloutPipeline(parts)
         ids = [f"p{i}" for i in range(PROBLEMS)]
-        curriculum = OneAtATime(Curriculum(config.curriculum, np.arange(PROBLEMS), ids, seed=3))
+        folder = Storage(str(tmp_path)).child(run, "curriculum")
+        curriculum = OneAtATime(Curriculum(config.curriculum, np.arange(PROBLEMS), ids, 3, folder))
         pipeline.use_curriculum(curriculum)  # type: ignore[arg-type]
         opened.append(pipeline)
         return pipeline, generator
@@ -306,7 +307,8 @@ def test_a_killed_gang_goes_on_as_if_nothing_had_happened(start, tmp_path: Path,
     committed.save(folder)
     after = drive(broken, RunState.load(folder), STEPS)
     assert after[0].step == 4 and after[0].attempt == 2
-    assert [s.curriculum for s in after] == [s.curriculum for s in states[4:]]
+    assert [s.curriculum for s in after[1:]] == [s.curriculum for s in states[5:]]
+    assert committed.curriculum and states[-1].curriculum
     assert history(tmp_path, "broken") == history(tmp_path, "whole")
     discarded = [e for e in json.loads((tmp_path / "broken/ledger.json").read_text()) if e["discarded"]]
     assert {e["step"] for e in discarded} >= {4} and {e["attempt"] for e in discarded} == {1}

@@ -5,7 +5,7 @@ from math import exp, sqrt
 import numpy as np
 import pytest
 
-from gainrl_ray.algo.likeness import WIDTHS, _line, predict
+from gainrl_ray.algo.likeness import WIDTHS, Likeness, _line
 
 
 def _slow(queries: np.ndarray, references: np.ndarray, values: np.ndarray) -> tuple[list[float], float, float]:
@@ -37,35 +37,45 @@ def test_predictions_are_those_of_plain_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
     references, queries = rng.normal(size=(12, 3)), rng.normal(size=(7, 3))
     values = 1 / (1 + np.exp(-2 * references[:, 0] - (seed % 2) * rng.normal(size=12)))
-    found, (expected, width, slope) = predict(queries, references, values), _slow(queries, references, values)
+    found, (expected, width, slope) = Likeness(references, values), _slow(queries, references, values)
     assert found.width == width
     assert found.slope == pytest.approx(slope, rel=1e-3)
-    assert found.values == pytest.approx(np.array(expected), abs=1e-4)
+    assert found.predict(queries) == pytest.approx(np.array(expected), abs=1e-4)
 
 
 def test_two_clusters_by_hand() -> None:
     """Cosines are 1 within a cluster and -1 between, so at width 0.02 each reference is predicted exactly."""
     references = np.array([[1.0, 5.0], [1.0, 5.0], [-1.0, 5.0], [-1.0, 5.0]])
-    found = predict(np.array([[3.0, 5.0], [-0.5, 5.0]]), references, np.array([0.25, 0.25, 0.75, 0.75]))
+    found = Likeness(references, np.array([0.25, 0.25, 0.75, 0.75]))
     assert found.width == 0.02
     assert found.slope == pytest.approx(1.0, abs=1e-5) and found.error == pytest.approx(0.0, abs=1e-6)
-    assert found.values == pytest.approx([0.25, 0.75], abs=1e-6)
+    assert found.predict(np.array([[3.0, 5.0], [-0.5, 5.0]])) == pytest.approx([0.25, 0.75], abs=1e-6)
 
 
 def test_vectors_that_say_nothing_predict_the_mean() -> None:
     """From the others alone a reference's value is predicted the lower the higher it is; that is no slope."""
     same = np.ones((6, 4))
-    found = predict(same[:3] * 2, same, np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]))
+    found = Likeness(same, np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]))
     assert found.slope == 0.0
-    assert found.values.tolist() == [0.5, 0.5, 0.5]
+    assert found.predict(same[:3] * 2).tolist() == [0.5, 0.5, 0.5]
     assert found.error == 0.5
 
 
 def test_predictions_stay_within_0_to_1() -> None:
     rng = np.random.default_rng(0)
     references = rng.normal(size=(40, 2))
-    found = predict(rng.normal(size=(500, 2)) * 9, references, (references[:, 0] > 0).astype(float))
-    assert found.values.min() >= 0.0 and found.values.max() <= 1.0
+    found = Likeness(references, (references[:, 0] > 0).astype(float)).predict(rng.normal(size=(500, 2)) * 9)
+    assert found.min() >= 0.0 and found.max() <= 1.0
+
+
+def test_many_queries_are_predicted_as_one_at_a_time() -> None:
+    """Beyond one block; they are summed in another order."""
+    rng = np.random.default_rng(2)
+    references, queries = rng.normal(size=(20, 4)), rng.normal(size=(1100, 4))
+    likeness = Likeness(references, rng.random(20))
+    alone = np.concatenate([likeness.predict(query[None]) for query in queries])
+    assert likeness.predict(queries) == pytest.approx(alone, abs=1e-5)
+    assert likeness.predict(queries[:0]).shape == (0,)
 
 
 def test_the_line_is_that_of_least_squares() -> None:

@@ -1,5 +1,6 @@
 """What a strategy does wrong is an error that names it and the step, and the run's state stays as it was."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from gainrl_ray.curricula.base import Strategy
 from gainrl_ray.curricula.checked import CheckedStrategy
 from gainrl_ray.curricula.sequential import SequentialStrategy
 from gainrl_ray.errors import ConfigError
+from gainrl_ray.storage import Storage
 
 LABEL = "test_checked:Wrong"
 
@@ -105,20 +107,23 @@ def test_what_is_right_passes_unchanged(example: str) -> None:
         assert checked.state_dict() == plain.state_dict() and checked.metrics() == plain.metrics()
 
 
-def test_a_run_keeps_its_state_when_its_strategy_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def _dps_curriculum(folder: Path, size: int) -> Curriculum:
+    config: Any = build("dps")._config
+    return Curriculum(config, range(size), [f"p{row}" for row in range(size)], 0, Storage(str(folder)))
+
+
+def test_a_run_keeps_its_state_when_its_strategy_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window or an outcome that is refused leaves no trace; with the strategy mended the run goes on as ever."""
-    ids = [f"p{row}" for row in range(40)]
 
     def ready() -> Curriculum:
-        config = build("dps")._config
-        curriculum = Curriculum(config, range(40), ids, seed=0)  # pyright: ignore[reportArgumentType]
+        curriculum = _dps_curriculum(tmp_path, 40)
         curriculum.reset(0, None, [], [], attempt=1)
         return curriculum
 
-    def step(curriculum: Curriculum, number: int) -> tuple[Any, Any]:
+    def step(curriculum: Curriculum, number: int) -> tuple[Any, Any, Any]:
         window = curriculum.select(number, 8, attempt=1)
-        report = curriculum.observe(outcome(number, window.rows, 0.5), [0], number, attempt=1)
-        return window, report
+        metrics = curriculum.observe(outcome(number, window.rows, 0.5), [0], number, attempt=1)
+        return window, metrics, curriculum.commit(number + 1, attempt=1)
 
     failing, whole = ready(), ready()
     assert step(failing, 0) == step(whole, 0)
@@ -138,9 +143,9 @@ def test_a_run_keeps_its_state_when_its_strategy_fails(monkeypatch: pytest.Monke
     assert step(failing, 2) == step(whole, 2)
 
 
-def test_windows_ahead_differ() -> None:
+def test_windows_ahead_differ(tmp_path: Path) -> None:
     """With steps planned ahead of the learner, as max_staleness does, a strategy that knows no news draws others."""
-    curriculum = Curriculum(build("dps")._config, range(60), list(map(str, range(60))), seed=0)  # pyright: ignore
+    curriculum = _dps_curriculum(tmp_path, 60)
     curriculum.reset(0, None, [], [], attempt=1)
     curriculum.select(0, 10, attempt=1)
     curriculum.observe(outcome(0, range(10), 0.5), [], 0, attempt=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from every_strategy import build, columns, outcome
 
-from gainrl_ray.algo.likeness import predict
+from gainrl_ray.algo.likeness import Likeness
 from gainrl_ray.config_curricula import DotsConfig
 from gainrl_ray.curricula.dots import DotsStrategy
 from gainrl_ray.errors import ConfigError
@@ -40,7 +40,7 @@ def test_the_draw_has_the_stated_chances() -> None:
     known = np.arange(8, 14)
     strategy.observe(outcome(0, [*known, 6, 7], [0.1, 0.4, 0.5, 0.9, 0.3, 0.2, 0.8, 0.6]))
     embedding, accuracy = columns(14)["embedding"], np.array([0.8, 0.6, 0.1, 0.4, 0.5, 0.9, 0.3, 0.2])
-    predicted = predict(embedding, embedding[np.arange(6, 14)], accuracy).values
+    predicted = Likeness(embedding[np.arange(6, 14)], accuracy).predict(embedding)
     weights = np.exp(-np.abs(predicted - 0.5) / 0.2)
     expected: dict[tuple[int, int], float] = {}
     for first, second in itertools.permutations(range(14), 2):
