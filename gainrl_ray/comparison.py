@@ -122,7 +122,7 @@ def _write(
         strategies=[arm.name for arm in grid.arms],
         target_accuracy=grid.target_accuracy,
         failed=failed,
-        gain_arms=[arm.name for arm in grid.arms if arm.config.curriculum.name == "gain" and not arm.is_half],
+        gain_arms=[arm.name for arm in grid.arms if arm.is_gain_rl],
     )
     folder.write_table(CURVES_FILE, rows)
     folder.write_text(TABLE_FILE, json.dumps(table, indent=1, allow_nan=False))

@@ -80,6 +80,11 @@ class Arm:
         """Whether this is the twin of another arm, on half of its data."""
         return self.name.endswith(f"-{HALF}")
 
+    @property
+    def is_gain_rl(self) -> bool:
+        """Whether GAIN-RL's published claims speak of it: its curriculum, the largest signal first, on all data."""
+        return self.config.curriculum.name == "gain" and self.config.scoring.descending and not self.is_half
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:

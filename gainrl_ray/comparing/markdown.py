@@ -92,7 +92,8 @@ def _claim(claim: Mapping[str, Any]) -> str:
     verdict = {True: "holds", False: "does not hold", None: "undecided"}[claim["holds"]]
     measured = "not measured"
     if claim["measured"] is not None:
-        measured = f"measured {claim['measured']:.3f}{_bounds(claim, '.3f')} over {claim['seeds']} seeds"
+        at_most = "at most " if claim["not_reached"] else ""
+        measured = f"measured {at_most}{claim['measured']:.3f}{_bounds(claim, '.3f')} over {claim['seeds']} seeds"
     return f"- {claim['claim']}: published {claim['published']:g}, {measured}{_censored(claim)}: {verdict}"
 
 

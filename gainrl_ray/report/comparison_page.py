@@ -1,7 +1,7 @@
 """The report of a comparison as one HTML page."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gainrl_ray.report import comparison_figures
@@ -32,7 +32,9 @@ def comparison_page(data: ComparisonData, version: str = "") -> str:
             _curves(data) if data.runs else "",
             section("measures", "Measures", _measures(data)),
             *(_differences(data, baseline) for baseline in data.table["baselines"]),
-            section("claims", "Published claims", _plain(data.table["claims"])) if data.table["claims"] else "",
+            section("claims", "Published claims", _plain(map(_claim, data.table["claims"])))
+            if data.table["claims"]
+            else "",
             _diagnostics(data),
             section("failed", "Failed runs", _plain(data.table["failed"])) if data.table["failed"] else "",
         )
@@ -192,8 +194,14 @@ def _interval(values: Sequence[float | None]) -> str:
     return f"{value:+.3f}" + ("" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]")
 
 
-def _plain(rows: Sequence[Mapping[str, Any]]) -> str:
+def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim whose bound shows as one: where runs did not reach what is counted, it is at most that."""
+    return {**claim, "measured": ("≤ " if claim.get("not_reached") else "") + _text("measured", claim.get("measured"))}
+
+
+def _plain(rows: Iterable[Mapping[str, Any]]) -> str:
     """Mappings as a table of their keys."""
+    rows = list(rows)
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return table([key.replace("_", " ") for key in keys], [[_text(key, row.get(key)) for key in keys] for row in rows])
 

@@ -138,3 +138,14 @@ def test_shipped_grids_load_over_the_preset_that_they_are_for(ask, file: Path) -
     grid = ask("--config", "ladder", "--grid", str(file)).grid
     assert {"uniform", "length", "gain"} <= {arm.name for arm in grid.arms}
     assert all(len(arm.seeds) >= 2 for arm in grid.arms)
+
+
+def test_published_claims_are_about_the_largest_signal_first_on_all_data(ask) -> None:
+    arms = """
+arms:
+  - {name: gain, overrides: {curriculum: {name: gain}}}
+  - {name: smallest-first, overrides: {curriculum: {name: gain}, scoring: {descending: false}}}
+  - {name: length, overrides: {curriculum: {name: length}}}
+"""
+    asked = ask("--half-data", grid=arms).grid.arms
+    assert [arm.name for arm in asked if arm.is_gain_rl] == ["gain"] and len(asked) == 6

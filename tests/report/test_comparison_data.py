@@ -80,6 +80,8 @@ def test_claims_and_speedups_are_shown_where_there_are_any(data: ComparisonData)
     page = comparison_page(data)
     assert "times fewer steps" in page and "2.34\n[1.00, 3.00]" in page
     assert "<th>faster</th><td>2.5</td><td>2.34</td><td>-</td><td>open</td>" in page
+    data.table["claims"][0]["not_reached"] = 2
+    assert "<td>2.5</td><td>≤ 2.34</td>" in comparison_page(data)
 
 
 def test_files_that_are_no_comparison_are_named(tmp_path: Path) -> None:
