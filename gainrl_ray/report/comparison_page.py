@@ -23,7 +23,7 @@ def comparison_page(data: ComparisonData, version: str = "") -> str:
     signals = comparison_figures.diagnostics(data.signals)
     if signals is not None:
         drawn["signals"] = signals
-    rows, target = data.table["rows"], data.table["target_accuracy"]
+    rows, target, claims = (data.table[key] for key in ("rows", "target_accuracy", "claims"))
     runs = sum(row["runs"] for row in rows)
     about = f"{len(rows)} strategies · {runs} runs · written {time.strftime('%Y-%m-%d %H:%M:%S')}"
     body = "".join(
