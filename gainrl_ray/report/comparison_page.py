@@ -32,9 +32,7 @@ def comparison_page(data: ComparisonData, version: str = "") -> str:
             _curves(data) if data.runs else "",
             section("measures", "Measures", _measures(data)),
             *(_differences(data, baseline) for baseline in data.table["baselines"]),
-            section("claims", "Published claims", _plain(map(_claim, data.table["claims"])))
-            if data.table["claims"]
-            else "",
+            section("claims", "Published claims", _plain(map(_claim, claims))) if claims else "",
             _diagnostics(data),
             section("failed", "Failed runs", _plain(data.table["failed"])) if data.table["failed"] else "",
         )
