@@ -34,3 +34,22 @@ def tiny_model_config() -> ModelConfig:
 def whole(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """An undisturbed run of four steps, which others are compared with."""
     return run(settings(tmp_path_factory.mktemp("runs")), "whole")
+
+
+@pytest.fixture(scope="module")
+def prompts(config):
+    """The prompt builder of the module's `config`."""
+    from gainrl_ray.data.prompts import PromptBuilder
+    from gainrl_ray.model.loading import load_tokenizer
+
+    return PromptBuilder(load_tokenizer(config.model), config.data.prompt)
+
+
+@pytest.fixture(scope="module")
+def table(config, prompts):
+    """The training problems of the module's `config`, prepared in its storage."""
+    from gainrl_ray.data.problems import prepare_problems
+    from gainrl_ray.storage import Storage
+
+    storage = Storage(config.run.storage)
+    return prepare_problems(config.data.train, prompts=prompts, on_bad_row="error", storage=storage)

@@ -33,16 +33,6 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prompts(config):
-    return PromptBuilder(load_tokenizer(config.model), config.data.prompt)
-
-
-@pytest.fixture(scope="module")
-def table(config, prompts):
-    return prepare_problems(config.data.train, prompts=prompts, on_bad_row="error", storage=Storage(config.run.storage))
-
-
-@pytest.fixture(scope="module")
 def watched():
     return []
 

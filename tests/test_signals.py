@@ -17,7 +17,6 @@ from gainrl_ray.algo.correlations import partial_spearman
 from gainrl_ray.algo.projection import sign_matrix
 from gainrl_ray.algo.randomness import coordinate_rng
 from gainrl_ray.config import Config
-from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import ScoredIndex
 from gainrl_ray.data.signal_store import MANIFEST_FILE
@@ -45,16 +44,6 @@ def config(tmp_path_factory):
             "sync": {"verify_tolerance": 0.001},
         }
     )
-
-
-@pytest.fixture(scope="module")
-def prompts(config):
-    return PromptBuilder(load_tokenizer(config.model), config.data.prompt)
-
-
-@pytest.fixture(scope="module")
-def table(config, prompts):
-    return prepare_problems(config.data.train, prompts=prompts, on_bad_row="error", storage=Storage(config.run.storage))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -118,27 +118,41 @@ def prefill_angles(model: Any, prompts: Sequence[Prompt], pad_id: int, batch_tok
 
     Raises: ModelError when the model has no signal layer or fewer positions than a prompt has tokens.
     """
-    prefixes = [prompt.token_ids[: prompt.prefix.stop] for prompt in prompts]
-    questions = [prompt.token_ids[prompt.question.start : prompt.question.stop] for prompt in prompts]
-    check_positions_of(model, prompts, [len(prompt.token_ids) for prompt in prompts])
-    order: list[int] = []
-    found: list[Tensor] = []
-    for batch in prefix_batches(model, prefixes, questions, pad_id, batch_tokens):
-        found.append(_question_angles(model, batch))
-        order += batch.members
-    # One transfer for all: one a batch would have the device wait for Python each time.
-    values = torch.cat(found).tolist() if found else []
-    scores: dict[int, AngleScore] = {}
-    for index, (c_intra, c_inter) in zip(order, values, strict=True):
-        prompt = prompts[index]
-        scores[index] = AngleScore(
+    values = of_questions(model, prompts, pad_id, batch_tokens, _question_angles).tolist()
+    return [
+        AngleScore(
             problem_id=prompt.problem_id,
             c_intra=c_intra,
             c_inter=c_inter,
             prompt_tokens=len(prompt.token_ids),
             question_tokens=prompt.question.length,
         )
-    return [scores[index] for index in range(len(prompts))]
+        for prompt, (c_intra, c_inter) in zip(prompts, values, strict=True)
+    ]
+
+
+def of_questions(
+    model: Any,
+    prompts: Sequence[Prompt],
+    pad_id: int,
+    batch_tokens: int,
+    measure: Callable[[Any, PrefixBatch], Tensor],
+) -> Tensor:
+    """What `measure` finds of each question of a batch, of all prompts in the order given: [prompts, ...] on the CPU.
+
+    Arguments and errors are those of `prefill_angles`.
+    """
+    prefixes = [prompt.token_ids[: prompt.prefix.stop] for prompt in prompts]
+    questions = [prompt.token_ids[prompt.question.start : prompt.question.stop] for prompt in prompts]
+    check_positions_of(model, prompts, [len(prompt.token_ids) for prompt in prompts])
+    order: list[int] = []
+    found: list[Tensor] = []
+    for batch in prefix_batches(model, prefixes, questions, pad_id, batch_tokens):
+        found.append(measure(model, batch))
+        order += batch.members
+    # One transfer for all: one a batch would have the device wait for Python each time.
+    values = torch.cat(found).cpu() if found else torch.empty(0)
+    return values[torch.argsort(torch.tensor(order, dtype=torch.long))]
 
 
 def signal_states(model: Any, token_ids: Tensor, **inputs: Any) -> Tensor:
