@@ -15,8 +15,12 @@ ENUMERATED = 6
 """Up to so many seeds all resamples are gone through (6^6 = 46,656), so that the interval is no draw itself."""
 
 
+FEWEST = 5
+"""Of fewer seeds there is no bootstrap interval: of 2 it would hold the truth in 50 of 100 cases, of 4 in 81."""
+
+
 class Interval(NamedTuple):
-    """An estimate with its 95 % interval; `low` and `high` are nan where one seed tells of no spread."""
+    """An estimate with its 95 % interval; `low` and `high` are nan where there are too few seeds for one."""
 
     estimate: float
     low: float
@@ -47,11 +51,12 @@ def mean_interval(values: Sequence[float], *, least: float = -math.inf, most: fl
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Interval:
     """The mean of ours - theirs over seeds with its paired percentile bootstrap interval.
 
-    ours, theirs: one or more of the same seeds in the same order, finite. Too narrow with few seeds: of normal
-    differences it covers the true mean in about 50 % of cases for 2 seeds, 65 for 3, 84 for 5 and 90 for 10.
+    ours, theirs: one or more of the same seeds in the same order, finite. No interval below FEWEST seeds, and one that
+    is too narrow above: of normal differences it holds the true mean in about 84 % of cases for 5 seeds, 90 for 10.
     """
     difference = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
-    return _percentiles(float(difference.mean()), difference[_resamples(difference.size, seed)].mean(axis=1))
+    resampled = difference[_resamples(difference.size, seed)].mean(axis=1)
+    return _percentiles(float(difference.mean()), resampled, difference.size)
 
 
 def paired_ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Interval | None:
@@ -65,7 +70,7 @@ def paired_ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) 
     divisors = bottom[places].mean(axis=1)
     if divisors.min() <= 0:
         return None
-    return _percentiles(float(top.mean() / bottom.mean()), top[places].mean(axis=1) / divisors)
+    return _percentiles(float(top.mean() / bottom.mean()), top[places].mean(axis=1) / divisors, top.size)
 
 
 def time_to_target(times: Sequence[float], accuracies: Sequence[float], target: float) -> TimeToTarget:
@@ -119,8 +124,8 @@ def _resamples(size: int, seed: int) -> np.ndarray:
     return coordinate_rng(seed, "bootstrap", size).integers(size, size=(RESAMPLES, size))
 
 
-def _percentiles(estimate: float, resampled: np.ndarray) -> Interval:
-    if resampled.size == 1:
+def _percentiles(estimate: float, resampled: np.ndarray, seeds: int) -> Interval:
+    if seeds < FEWEST:
         return Interval(estimate, math.nan, math.nan)
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(estimate, float(low), float(high))

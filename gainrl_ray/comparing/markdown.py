@@ -17,8 +17,8 @@ HEADINGS = {
 }
 METHOD = (
     'Means over seeds with 95 % intervals by Student\'s t. "≥": some runs did not reach the target and count with all '
-    "that they used, a lower bound. Differences are paired by seed with 95 % percentile bootstrap intervals, which are "
-    "too narrow for few seeds: with 5 they hold the truth in about 84 % of cases, with 2 in half of them. "
+    "that they used, a lower bound. Differences are paired by seed, from 5 seeds on with 95 % percentile bootstrap "
+    "intervals; these are too narrow for few seeds: with 5 they hold the truth in about 84 % of cases. "
     "Seconds depend on how many runs shared the machine."
 )
 

@@ -115,7 +115,10 @@ def _differences(data: ComparisonData, baseline: str) -> str:
         headings.insert(1, "times fewer steps to uniform's final accuracy")
         for cells, row in zip(rows, compared, strict=True):
             cells.insert(1, ratio(row.get("speedup")))
-    note = '<p class="note">Paired by seed, with 95 % intervals. *: the interval does not hold 0.</p>'
+    note = (
+        '<p class="note">Paired by seed, from 5 seeds on with 95 % bootstrap intervals. '
+        "*: the interval does not hold 0.</p>"
+    )
     title = f"Difference from {baseline}"
     return section(f"against-{baseline}", title, note, table(headings, rows, key="strategy"))
 

@@ -51,16 +51,21 @@ def test_the_interval_of_a_mean_holds_the_truth_in_95_of_100_cases(seeds: int) -
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)
 
 
-def test_few_seeds_are_resampled_in_every_way() -> None:
-    # Of differences 1 and 3 the four resamples have means 1, 2, 2, 3.
-    assert paired_difference([2.0, 5.0], [1.0, 2.0]) == pytest.approx((2.0, 1.075, 2.925))
-    ours, theirs = [0.61, 0.55, 0.7, 0.66], [0.5, 0.58, 0.52, 0.6]
-    means = [np.mean([ours[place] - theirs[place] for place in draw]) for draw in product(range(4), repeat=4)]
+def test_five_seeds_are_resampled_in_every_way() -> None:
+    ours, theirs = [0.61, 0.55, 0.7, 0.66, 0.6], [0.5, 0.58, 0.52, 0.6, 0.49]
+    draws = list(product(range(5), repeat=5))
+    means = [np.mean([ours[place] - theirs[place] for place in draw]) for draw in draws]
     low, high = np.quantile(means, [0.025, 0.975])
-    assert paired_difference(ours, theirs) == pytest.approx((0.08, low, high))
-    ratios = [sum(ours[p] for p in draw) / sum(theirs[p] for p in draw) for draw in product(range(4), repeat=4)]
+    assert paired_difference(ours, theirs) == pytest.approx((0.43 / 5, low, high))
+    ratios = [sum(ours[p] for p in draw) / sum(theirs[p] for p in draw) for draw in draws]
     low, high = np.quantile(ratios, [0.025, 0.975])
-    assert paired_ratio(ours, theirs) == pytest.approx((2.52 / 2.2, low, high))
+    assert paired_ratio(ours, theirs) == pytest.approx((3.12 / 2.69, low, high))
+
+
+def test_a_bootstrap_of_5_seeds_holds_the_truth_in_84_of_100_cases() -> None:
+    samples = np.random.default_rng(4).normal(1.0, 2.0, size=(600, 5))
+    held = [found.low <= 1.0 <= found.high for found in (paired_difference(row, np.zeros(5)) for row in samples)]
+    assert np.mean(held) == pytest.approx(0.84, abs=0.05)
 
 
 def test_many_seeds_are_resampled_by_draws_that_can_be_repeated() -> None:
@@ -80,9 +85,16 @@ def test_pairs_take_out_what_a_seed_does_to_both() -> None:
     assert found == pytest.approx((0.05, 0.05, 0.05))
 
 
-def test_one_seed_has_no_interval_and_nothing_no_ratio() -> None:
-    for found in (paired_difference([0.5], [0.25]), paired_ratio([0.5], [2.0])):
-        assert found is not None and found.estimate == 0.25 and math.isnan(found.low) and math.isnan(found.high)
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_few_seeds_have_no_bootstrap_interval_and_nothing_no_ratio(seeds: int) -> None:
+    ours = [0.25, 0.75, 0.25, 0.75][:seeds]
+    mean = sum(ours) / seeds
+    for found, estimate in (
+        (paired_difference(ours, [0.0] * seeds), mean),
+        (paired_ratio(ours, [2.0] * seeds), mean / 2),
+    ):
+        assert found is not None and found.estimate == pytest.approx(estimate)
+        assert math.isnan(found.low) and math.isnan(found.high)
     assert paired_ratio([1.0, 2.0], [0.0, 4.0]) is None, "the resample of the first seed alone divides by 0"
 
 

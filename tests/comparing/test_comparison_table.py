@@ -35,7 +35,8 @@ RUNS = {
     ("gain", 0): records((0.1, 0.4, 0.6), step_s=5.0),
     ("gain", 1): records((0.1, 0.2, 0.3), step_s=5.0),
 }
-SCORING = {f"c.{arm}.{seed}": 7.0 if arm == "gain" else 0.0 for arm in ("uniform", "gain") for seed in range(4)}
+FIVE = {(arm, seed): RUNS[arm, seed % 2] for arm in ("uniform", "gain") for seed in range(5)}
+SCORING = {f"c.{arm}.{seed}": 7.0 if arm == "gain" else 0.0 for arm in ("uniform", "gain") for seed in range(6)}
 
 
 def made(runs: dict[tuple[str, int], list[dict[str, Any]]], **changes: Any) -> dict[str, Any]:
@@ -86,15 +87,18 @@ def test_every_measure_of_an_arm() -> None:
 
 
 def test_differences_are_paired_by_seed() -> None:
-    rows = made(RUNS | {("gain", 2): records((0.1, 0.9, 0.9))})["rows"]
+    rows = made(FIVE | {("gain", 5): records((0.1, 0.9, 0.9))})["rows"]
     assert "against" in rows[0] and rows[0]["against"] == {} and "speedup" not in rows[0]
     against = rows[1]["against"]["uniform"]
-    # Seed 2 has no pair. Final accuracies differ by 0.2 and -0.2: resamples have means -0.2, 0, 0, 0.2.
+    # Seed 5 has no pair. Final accuracies differ by 0.2 thrice and -0.2 twice, so a resample has k times 0.2 by
+    # Binomial(5, 0.6): k = 0 in 1.0 % of cases, 1 or less in 8.7 %, 5 in 7.8 %.
     assert against["final_accuracy"] == pytest.approx(
-        {"difference": 0.0, "low": -0.185, "high": 0.185, "seeds": 2, "not_reached": 0}
+        {"difference": 0.04, "low": -0.12, "high": 0.2, "seeds": 5, "not_reached": 0}
     )
-    assert against["steps_to_target"]["difference"] == pytest.approx(((5 / 3 - 3.5) + (4 - 2.5)) / 2)
-    assert against["steps_to_target"]["not_reached"] == 1
+    assert against["steps_to_target"]["difference"] == pytest.approx((3 * (5 / 3 - 3.5) + 2 * (4 - 2.5)) / 5)
+    assert against["steps_to_target"]["not_reached"] == 2
+    few = made(RUNS)["rows"][1]["against"]["uniform"]["final_accuracy"]
+    assert few == pytest.approx({"difference": 0.0, "low": None, "high": None, "seeds": 2, "not_reached": 0})
 
 
 def test_the_target_is_uniforms_mean_at_the_end_unless_given() -> None:
@@ -107,33 +111,33 @@ def test_the_target_is_uniforms_mean_at_the_end_unless_given() -> None:
 
 
 def test_the_speedup_is_to_uniforms_final_accuracy_of_the_same_seed() -> None:
-    table = made(RUNS, gain_arms=["gain"])
-    # Uniform itself needs 4 steps with both seeds; gain reaches 0.4 at step 2, and 0.5 never: its 4 are too few.
+    table = made(FIVE, gain_arms=["gain"])
+    # Uniform itself needs 4 steps with every seed; gain reaches 0.4 at step 2, and 0.5 never: its 4 are too few.
     speedup = table["rows"][1]["speedup"]
-    assert speedup["ratio"] == pytest.approx(8 / 6) and (speedup["seeds"], speedup["not_reached"]) == (2, 1)
+    assert speedup["ratio"] == pytest.approx(20 / 14) and (speedup["seeds"], speedup["not_reached"]) == (5, 2)
     (claim,) = table["claims"]
-    assert (claim["published"], claim["measured"]) == (2.5, pytest.approx(8 / 6))
+    assert (claim["published"], claim["measured"]) == (2.5, pytest.approx(20 / 14))
     assert claim["holds"] is False, "at most twice as fast in every resample"
-    assert "published 2.5, measured at most 1.333 [" in to_markdown(table)
+    assert "published 2.5, measured at most 1.429 [" in to_markdown(table)
 
 
 def test_a_claim_holds_only_where_every_run_reached_it() -> None:
-    fast = RUNS | {("gain", seed): records((0.1, 0.9, 0.9)) for seed in (0, 1)}
+    fast = FIVE | {("gain", seed): records((0.1, 0.9, 0.9)) for seed in range(5)}
     (claim,) = made(fast, gain_arms=["gain"])["claims"]
     # 0.4 and 0.5 are reached at 2 * 0.3 / 0.8 = 0.75 and 2 * 0.4 / 0.8 = 1 step.
-    assert claim["measured"] == pytest.approx(8 / 1.75) and claim["holds"] is True
-    alone = {key: run for key, run in fast.items() if key[1] == 0}
-    assert made(alone, gain_arms=["gain"])["claims"][0]["holds"] is None, "one seed has no interval"
+    assert claim["measured"] == pytest.approx(20 / (3 * 0.75 + 2)) and claim["holds"] is True
+    few = {key: run for key, run in fast.items() if key[1] < 4}
+    assert made(few, gain_arms=["gain"])["claims"][0]["holds"] is None, "four seeds have no interval"
 
 
 def test_half_data_is_held_against_uniform_on_all() -> None:
-    runs = RUNS | {("gain-half", seed): records((0.1, 0.2, 0.2)) for seed in (0, 1)}
+    runs = FIVE | {("gain-half", seed): records((0.1, 0.2, 0.2)) for seed in range(5)}
     cells = [(cell(arm, seed), found) for (arm, seed), found in runs.items()]
-    arms = runs_by_arm(curves(cells, SCORING | {f"c.gain-half.{seed}": 0.0 for seed in (0, 1)}))
+    arms = runs_by_arm(curves(cells, SCORING | {f"c.gain-half.{seed}": 0.0 for seed in range(5)}))
     names = ["uniform", "gain", "gain-half"]
     table = make_table("c", arms, strategies=names, target_accuracy=None, failed=[], gain_arms=["gain"])
     claim = table["claims"][1]
-    assert claim["measured"] == pytest.approx(-0.25) and claim["holds"] is False
+    assert claim["measured"] == pytest.approx(-0.24) and claim["holds"] is False
 
 
 def test_what_failed_or_was_not_reached_is_shown() -> None:
