@@ -1,7 +1,7 @@
 """The run state: all that a resume needs beside the learner's own shards."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ class RunState:
     """The run after `step` trained steps (= the policy version).
 
     `windows` are planned and not trained: steps `step` to `step + max_staleness`. `pending` holds the graded
-    groups of those among them whose generating policy is gone (max_staleness > 0), as a rollout table; their windows
-    are all problems drawn, `pending_replay` has the groups trained beside them and `refills` their rounds of refilling.
+    groups of those among them whose generating policy is gone (max_staleness > 0), as a rollout table: of them `drawn`
+    has all problems, those of refills after the window's, `pending_replay` the groups trained beside them and `refills`
+    their rounds of refilling.
     `replay` is the replay buffer. The tables, and `curriculum`, what the curriculum's `commit` gave, are there in
     states that are committed.
     """
@@ -36,6 +37,7 @@ class RunState:
     group_policy: dict[str, Any]
     windows: tuple[Window, ...]
     curriculum: dict[str, Any] | None = None
+    drawn: tuple[Window, ...] = ()
     pending: pa.Table | None = None
     pending_replay: pa.Table | None = None
     refills: dict[int, int] = field(default_factory=dict)  # by step
@@ -51,9 +53,8 @@ class RunState:
             "attempt": self.attempt,
             "curriculum": self.curriculum,
             "group_policy": self.group_policy,
-            "windows": [
-                {"step": w.step, "rows": list(w.rows), "problem_ids": list(w.problem_ids)} for w in self.windows
-            ],
+            "windows": [asdict(window) for window in self.windows],
+            "drawn": [asdict(window) for window in self.drawn],
             "refills": list(self.refills.items()),
         }
         (folder / STATE_FILE).write_text(json.dumps(values))
@@ -75,10 +76,8 @@ class RunState:
                 attempt=values["attempt"],
                 curriculum=values["curriculum"],
                 group_policy=values["group_policy"],
-                windows=tuple(
-                    Window(step=w["step"], rows=tuple(w["rows"]), problem_ids=tuple(w["problem_ids"]))
-                    for w in values["windows"]
-                ),
+                windows=tuple(map(_window, values["windows"])),
+                drawn=tuple(map(_window, values["drawn"])),
                 refills=dict(values["refills"]),
                 **{
                     name: pq.read_table(folder / file) for name, file in TABLE_FILES.items() if (folder / file).exists()
@@ -89,6 +88,10 @@ class RunState:
                 f"the checkpoint {folder} has no readable {STATE_FILE} ({error}): "
                 "continue from another checkpoint or start a run under a new name"
             ) from error
+
+
+def _window(values: dict[str, Any]) -> Window:
+    return Window(step=values["step"], rows=tuple(values["rows"]), problem_ids=tuple(values["problem_ids"]))
 
 
 def commit_due(state: RunState, config: Config) -> bool:

@@ -17,6 +17,7 @@ STATE = RunState(
     curriculum={"mu": 1.5},
     group_policy={"name": "greso", "rows": [4]},
     windows=(Window(step=10, rows=(4, 2), problem_ids=("d", "b")),),
+    drawn=(Window(step=10, rows=(4, 2, 7), problem_ids=("d", "b", "g")),),
 )
 
 

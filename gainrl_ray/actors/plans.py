@@ -73,7 +73,7 @@ class Planner:
             return state
         return replace(
             state,
-            windows=tuple(ahead[w.step].drawn if w.step in ahead else w for w in state.windows),
+            drawn=tuple(done.drawn for done in ahead.values()),
             pending=pa.concat_tables([groups_to_table(step, done.groups) for step, done in ahead.items()]),
             pending_replay=pa.concat_tables([groups_to_table(step, done.replayed) for step, done in ahead.items()]),
             refills={step: done.refills for step, done in ahead.items()},
@@ -82,10 +82,10 @@ class Planner:
     def restored(self, state: RunState) -> dict[int, Generated]:
         """The groups of the steps ahead that `saved` put into `state`."""
         fresh, replayed = self._groups(state.pending), self._groups(state.pending_replay)
-        windows = {window.step: window for window in state.windows}
+        drawn = {window.step: window for window in state.drawn}
         return {
             step: Generated(
-                drawn=windows[step],
+                drawn=drawn[step],
                 groups=groups,
                 replayed=replayed.get(step, ()),
                 refills=state.refills[step],

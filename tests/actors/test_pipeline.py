@@ -17,6 +17,7 @@ from gainrl_ray.actors.generation_loop import Parts
 from gainrl_ray.actors.pipeline import RolloutPipeline
 from gainrl_ray.checkpoint import RunState, commit_due
 from gainrl_ray.config import Config
+from gainrl_ray.config_curricula import DpsConfig, GainConfig
 from gainrl_ray.data.problem_table import RowReport
 from gainrl_ray.errors import DeadlineError, DivergenceError, EngineError, StaleAttemptError
 from gainrl_ray.metrics import read_metrics
@@ -489,11 +490,12 @@ def figures(folder: Path, run: str) -> list[list[float | None]]:
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("curriculum", [GainConfig(sigma=5.0, mu_step_scale=8.0), DpsConfig()], ids=["gain", "dps"])
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_killed_gang_goes_on_with_the_same_refills_and_replays(
-    start, tmp_path: Path, name: str, staleness: int
+    start, tmp_path: Path, name: str, curriculum: GainConfig | DpsConfig, staleness: int
 ) -> None:
-    config = settings(staleness, sections=GROUPS[name])
+    config = settings(staleness, sections=GROUPS[name]).model_copy(update={"curriculum": curriculum})
     whole, generator = start(config, "whole")
     states, batches = [whole.reset(None)], []
     whole.publish(0, 1)
