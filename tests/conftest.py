@@ -33,7 +33,7 @@ def tiny_model_config() -> ModelConfig:
 @pytest.fixture(scope="session")
 def whole(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """An undisturbed run of four steps, which others are compared with."""
-    return run(settings(tmp_path_factory.mktemp("runs")), "whole")
+    return run(settings(tmp_path_factory.mktemp("runs"), report={"every": 0}), "whole")
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ def settings(folder: Path, **sections: dict[str, Any]) -> Config:
         "learner": {"zero_stage": 2},
         "evaluation": {"every": 2, "samples": 2},
         "checkpoint": {"every": 2},
+        "report": {"every": None},
     }
     for name, section in sections.items():
         tree[name] = {**tree.get(name, {}), **section}

@@ -121,6 +121,8 @@ class Curriculum:
         self._check(attempt)
         if outcome.step not in self._metrics:
             self._take_in(outcome)
+            if not self._metrics:  # a user's state that cannot be kept is found out now, not at the first commit
+                self._strategy.state_dict()
             statuses = {
                 slot.slot: SlotStatus.TRAINED if slot.slot in set(trained) else SlotStatus.LEFT_OUT
                 for slot in outcome.slots

@@ -20,6 +20,8 @@ def build_trainer(config: Config, run_name: str, loop: Callable[[Any], None], ta
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(learner.start_deadline_s)
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(learner.collective_deadline_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(min(60.0, learner.collective_deadline_s))
+    # How soon the end of a gang, or of a rank, is seen: with Ray's 2 s a run lasts 3.5 s longer after its last step.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Nodes of a fixed cluster are not taken away with a warning; the watcher would be one more process to start.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if config.ray.autoscaling else "0")
     resources = {"CPU": learner.cpus_per_worker} | ({"GPU": gpu_shares(config)[0]} if gpu else {})
