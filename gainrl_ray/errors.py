@@ -1,5 +1,9 @@
 """The exceptions that users meet: one root, each picklable, each saying what was received and what to do."""
 
+import functools
+import sys
+from collections.abc import Callable
+
 
 class GainrlError(Exception):
     """Root of every error raised on purpose; `args` is the whole state, so it crosses processes unchanged."""
@@ -47,3 +51,17 @@ class DivergenceError(GainrlError, RuntimeError):
 
 class BenchmarkError(GainrlError, RuntimeError):
     """A measurement that did not come about: a peer cannot be installed, or a measured command failed."""
+
+
+def exit_status(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], int]:
+    """A job's `main` as its exit status: 0 for None, and 2 after one line that tells of an error raised on purpose."""
+
+    @functools.wraps(main)
+    def status(argv: list[str]) -> int:
+        try:
+            return main(argv) or 0
+        except GainrlError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return status

@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from gainrl_ray.benchmarks.table import render
-from gainrl_ray.errors import GainrlError
+from gainrl_ray.errors import exit_status
 
 TRAIN_JOB = Path(__file__).with_name("train.py")
 
 
-def main(argv: list[str]) -> int:
+@exit_status
+def main(argv: list[str]) -> None:
     """Print the figures and, with --json, write them to a file; the exit status, 2 when the input cannot be used."""
     options = _parser().parse_args(argv)
-    try:
-        figures = options.run(options)
-    except GainrlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    figures = options.run(options)
     print(render(figures))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(figures, file, indent=2, default=asdict)  # spreads
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

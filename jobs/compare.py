@@ -7,25 +7,21 @@ from pathlib import Path
 
 from gainrl_ray.comparing.command import parse
 from gainrl_ray.environment import Environment
-from gainrl_ray.errors import GainrlError
+from gainrl_ray.errors import exit_status
 
 PRESETS = Path(__file__).parent / "configs"
 
 
+@exit_status
 def main(argv: list[str]) -> int:
     """The exit status: 0 when all runs ended or were stopped, 1 when one failed, 2 when the input cannot be used."""
-    try:
-        comparison = parse(argv, presets=PRESETS, folder=Environment().caller_dir)
-        from gainrl_ray.actors.session import session
+    comparison = parse(argv, presets=PRESETS, folder=Environment().caller_dir)
+    from gainrl_ray.actors.session import session
 
-        with session(comparison.base.ray):
-            from gainrl_ray.comparison import compare
+    with session(comparison.base.ray):
+        from gainrl_ray.comparison import compare
 
-            failed = compare(comparison).table["failed"]
-    except GainrlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 1 if failed else 0
+        return 1 if compare(comparison).table["failed"] else 0
 
 
 if __name__ == "__main__":

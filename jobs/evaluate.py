@@ -5,25 +5,21 @@ from pathlib import Path
 
 from gainrl_ray.cli import load_config
 from gainrl_ray.environment import Environment
-from gainrl_ray.errors import GainrlError
+from gainrl_ray.errors import exit_status
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-def main(argv: list[str]) -> int:
+@exit_status
+def main(argv: list[str]) -> None:
     """The exit status: 0 when the figures were printed, 2 when the input cannot be used."""
-    try:
-        config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
-        from gainrl_ray.actors.session import session
+    config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
+    from gainrl_ray.actors.session import session
 
-        with session(config.ray):
-            from gainrl_ray.evaluation import evaluate, evaluation_name
+    with session(config.ray):
+        from gainrl_ray.evaluation import evaluate, evaluation_name
 
-            evaluate(config, config.run.name or evaluation_name())
-    except GainrlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        evaluate(config, config.run.name or evaluation_name())
 
 
 if __name__ == "__main__":

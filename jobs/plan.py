@@ -6,23 +6,19 @@ import sys
 from pathlib import Path
 
 from gainrl_ray.environment import Environment
-from gainrl_ray.errors import GainrlError
+from gainrl_ray.errors import exit_status
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-def main(argv: list[str]) -> int:
+@exit_status
+def main(argv: list[str]) -> None:
     """The exit status: 0, or 2 when the input cannot be used."""
     from gainrl_ray.planning.command import parse, plan
 
-    try:
-        options, config = parse(argv, presets=PRESETS, base=Environment().caller_dir)
-        for number, text in enumerate(plan(options, config)):
-            print(("\n" if number else "") + text, flush=True)
-    except GainrlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options, config = parse(argv, presets=PRESETS, base=Environment().caller_dir)
+    for number, text in enumerate(plan(options, config)):
+        print(("\n" if number else "") + text, flush=True)
 
 
 if __name__ == "__main__":

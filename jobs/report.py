@@ -5,19 +5,15 @@ It is one HTML file in the folder; `--serve` shows it live, on this machine only
 import sys
 
 from gainrl_ray.environment import Environment
-from gainrl_ray.errors import GainrlError
+from gainrl_ray.errors import exit_status
 
 
-def main(argv: list[str]) -> int:
+@exit_status
+def main(argv: list[str]) -> None:
     """The exit status: 0 when the page was written or served, 2 when the input cannot be used."""
     from gainrl_ray.report.command import parse, report
 
-    try:
-        report(parse(argv), Environment().caller_dir, lambda line: print(line, flush=True))
-    except GainrlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    report(parse(argv), Environment().caller_dir, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -7,33 +7,29 @@ import sys
 from pathlib import Path
 
 from gainrl_ray.environment import Environment
-from gainrl_ray.errors import GainrlError
+from gainrl_ray.errors import exit_status
 from gainrl_ray.scoring_options import parse
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-def main(argv: list[str]) -> int:
+@exit_status
+def main(argv: list[str]) -> None:
     """The exit status: 0 when what was asked is there, 2 when the input cannot be used."""
-    try:
-        options, config = parse(argv, presets=PRESETS, base=Environment().caller_dir)
-        from gainrl_ray.actors.session import session
+    options, config = parse(argv, presets=PRESETS, base=Environment().caller_dir)
+    from gainrl_ray.actors.session import session
 
-        with session(config.ray):
-            from gainrl_ray.diagnosis import diagnose
-            from gainrl_ray.scoring import score, summary
-            from gainrl_ray.signals import compute_signals
+    with session(config.ray):
+        from gainrl_ray.diagnosis import diagnose
+        from gainrl_ray.scoring import score, summary
+        from gainrl_ray.signals import compute_signals
 
-            if options.angle:
-                print(summary(score(config)))
-            if options.signals:
-                print(compute_signals(config, options.signals))
-            if options.diagnose:
-                diagnose(config)
-    except GainrlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        if options.angle:
+            print(summary(score(config)))
+        if options.signals:
+            print(compute_signals(config, options.signals))
+        if options.diagnose:
+            diagnose(config)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,22 @@ from pathlib import Path
 
 from gainrl_ray.cli import load_config, preset_name
 from gainrl_ray.environment import Environment
-from gainrl_ray.errors import GainrlError
+from gainrl_ray.errors import exit_status
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-def main(argv: list[str]) -> int:
+@exit_status
+def main(argv: list[str]) -> None:
     """The exit status: 0 when the run finished or was stopped with a commit, 2 when the input cannot be used."""
-    try:
-        config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
-        run_name = config.run.name or f"{preset_name(argv)}-{time.strftime('%Y%m%d-%H%M%S')}"
-        from gainrl_ray.actors.session import session
+    config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
+    run_name = config.run.name or f"{preset_name(argv)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    from gainrl_ray.actors.session import session
 
-        with session(config.ray):
-            from gainrl_ray.training import summary, train
+    with session(config.ray):
+        from gainrl_ray.training import summary, train
 
-            print(summary(train(config, run_name)))
-    except GainrlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        print(summary(train(config, run_name)))
 
 
 if __name__ == "__main__":

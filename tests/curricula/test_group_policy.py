@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from graded_groups import group
 
 from gainrl_ray.config_groups import (
     AllGroupsConfig,
@@ -15,25 +16,8 @@ from gainrl_ray.config_groups import (
 )
 from gainrl_ray.curricula.group_policy import Greso, Verdict, build_group_policy
 from gainrl_ray.errors import ConfigError
-from gainrl_ray.types import Completion, Grade, GradedGroup, Outcome, Problem, Prompt, RolloutGroup, Span
 
-PROMPT = Prompt(problem_id="p", token_ids=(1, 2), prefix=Span(0, 1), question=Span(1, 2), suffix=Span(2, 2))
-COMPLETION = Completion(token_ids=(3,), logprobs=(-0.5,), finish_reason="stop", text="")
 CONFIGS = [AllGroupsConfig(), DynamicSamplingConfig(), GresoConfig(), SpeedConfig()]
-
-
-def _group(row: int, rewards: str) -> GradedGroup:
-    """A group whose rewards are the digits of `rewards`."""
-    outcomes = {"0": Outcome.WRONG, "1": Outcome.CORRECT}
-    group = RolloutGroup(
-        slot=0,
-        row=row,
-        problem=Problem(id=f"p{row}", question="", answer="", source=""),
-        prompt=PROMPT,
-        completions=(COMPLETION,) * len(rewards),
-        policy_version=0,
-    )
-    return GradedGroup(group=group, grades=tuple(Grade(outcome=outcomes[r], reward=float(r)) for r in rewards))
 
 
 def _greso(seed: int = 0, **settings: float) -> Greso:
@@ -58,7 +42,7 @@ def _greso(seed: int = 0, **settings: float) -> Greso:
     ],
 )
 def test_verdicts_on_groups_of_four(config: GroupPolicyConfig, rewards: str, verdict: Verdict) -> None:
-    assert build_group_policy(config, 0).admit(_group(0, rewards), 4) is verdict
+    assert build_group_policy(config, 0).admit(group(0, rewards), 4) is verdict
 
 
 @pytest.mark.parametrize(("config", "first"), zip(CONFIGS, [8, 8, 8, 4], strict=True))
@@ -91,21 +75,21 @@ def test_all_groups_never_refills_or_skips() -> None:
 def test_greso_counts_visits_without_spread_and_moves_both_probabilities() -> None:
     policy = _greso()
     # Of 4 groups 1 is easy and 1 hard: 1/4 is above both targets, 1/12 and 1/6, so that both bases fall to 0.49.
-    policy.observe([_group(1, "1111"), _group(2, "0000"), _group(3, "0110"), _group(4, "1000")])
+    policy.observe([group(1, "1111"), group(2, "0000"), group(3, "0110"), group(4, "1000")])
     assert policy.metrics() == pytest.approx({"p_easy": 0.49, "p_hard": 0.49, "skippable": 2})
     assert [policy.visit_probability(row) for row in (1, 2, 3, 9)] == pytest.approx([0.49, 0.49, 1.0, 1.0])
     # 1 easy of 13 is 0.077, below 1/12, and none is hard: both rise to 0.5. Row 1 has z = 2, row 2 still z = 1.
-    policy.observe([_group(1, "1111"), *[_group(row, "0110") for row in range(20, 32)]])
+    policy.observe([group(1, "1111"), *[group(row, "0110") for row in range(20, 32)]])
     assert [policy.visit_probability(row) for row in (1, 2)] == pytest.approx([0.5**2, 0.5])
     # Row 2 is solved for the first time: z = 2, now among the easy; row 1 has spread again. 1/2 easy: p_easy 0.49.
-    policy.observe([_group(1, "1101"), _group(2, "1111")])
+    policy.observe([group(1, "1101"), group(2, "1111")])
     assert [policy.visit_probability(row) for row in (1, 2)] == pytest.approx([1.0, 0.49**2])
 
 
 def test_gresos_probabilities_stay_within_their_bounds() -> None:
     policy = _greso()
     for _ in range(60):
-        policy.observe([_group(7, "0000")])
+        policy.observe([group(7, "0000")])
     # All hard: 0.5 - 60 * 0.01 and 0.5 + 60 * 0.01 both leave [0.05, 0.95]. 0.05 ** 60 is below the least visit, 0.01.
     assert policy.metrics() == pytest.approx({"p_easy": 0.95, "p_hard": 0.05, "skippable": 1})
     assert policy.visit_probability(7) == 0.01
@@ -115,7 +99,7 @@ def test_greso_visits_as_often_as_its_probability_says() -> None:
     policy = _greso(seed=5)
     rows = np.arange(3000)
     for z in (1, 2, 3):
-        policy.observe([_group(row, "0000") for row in rows[rows % 4 >= z].tolist()])
+        policy.observe([group(row, "0000") for row in rows[rows % 4 >= z].tolist()])
     # p_hard falls by 0.01 three times, to 0.47; rows of remainder z have z visits without spread.
     chi_square = 0.0
     for z in (0, 1, 2, 3):
@@ -135,7 +119,7 @@ def test_greso_visits_as_often_as_its_probability_says() -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_states_round_trip_and_belong_to_one_policy(config: GroupPolicyConfig) -> None:
     policy, again = build_group_policy(config, 0), build_group_policy(config, 0)
-    policy.observe([_group(1, "1111"), _group(2, "0000"), _group(3, "01")])
+    policy.observe([group(1, "1111"), group(2, "0000"), group(3, "01")])
     again.load_state_dict(json.loads(json.dumps(policy.state_dict())))
     assert again.state_dict() == policy.state_dict() and again.metrics() == policy.metrics()
     rows = np.arange(10)
@@ -148,7 +132,7 @@ def test_states_round_trip_and_belong_to_one_policy(config: GroupPolicyConfig) -
 
 def test_a_copy_keeps_the_state_of_its_time() -> None:
     policy = _greso()
-    policy.observe([_group(1, "1111")])
+    policy.observe([group(1, "1111")])
     before = copy.copy(policy)
-    policy.observe([_group(1, "1111"), _group(2, "0000")])
+    policy.observe([group(1, "1111"), group(2, "0000")])
     assert (before.visit_probability(1), before.visit_probability(2)) == (0.49, 1.0)

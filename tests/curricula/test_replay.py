@@ -2,24 +2,10 @@
 
 import numpy as np
 import pytest
+from graded_groups import group
 
 from gainrl_ray.curricula.replay import ReplayBuffer, mixed
-from gainrl_ray.types import Completion, Grade, GradedGroup, Outcome, Problem, Prompt, RolloutGroup, Span
-
-PROMPT = Prompt(problem_id="p", token_ids=(1, 2), prefix=Span(0, 1), question=Span(1, 2), suffix=Span(2, 2))
-COMPLETION = Completion(token_ids=(3,), logprobs=(-0.5,), finish_reason="stop", text="")
-
-
-def _group(row: int, rewards: tuple[float, ...] = (0.0, 1.0), version: int = 0) -> GradedGroup:
-    group = RolloutGroup(
-        slot=0,
-        row=row,
-        problem=Problem(id=f"p{row}", question="", answer="", source=""),
-        prompt=PROMPT,
-        completions=(COMPLETION,) * len(rewards),
-        policy_version=version,
-    )
-    return GradedGroup(group=group, grades=tuple(Grade(outcome=Outcome.WRONG, reward=reward) for reward in rewards))
+from gainrl_ray.types import GradedGroup
 
 
 def _rows(groups: tuple[GradedGroup, ...] | list[GradedGroup]) -> list[int]:
@@ -28,12 +14,12 @@ def _rows(groups: tuple[GradedGroup, ...] | list[GradedGroup]) -> list[int]:
 
 def test_the_last_groups_with_spread_stay_one_a_problem() -> None:
     buffer = ReplayBuffer(3, seed=0)
-    buffer.add([_group(1), _group(2, (0.0, 0.0)), _group(3), _group(4, (1.0, 1.0)), _group(5)])
+    buffer.add([group(1), group(2, "00"), group(3), group(4, "11"), group(5)])
     assert _rows(buffer.groups) == [1, 3, 5]
-    buffer.add([_group(1, version=7), _group(3, (1.0, 1.0))])  # 1 becomes the newest; 3 keeps its older group
+    buffer.add([group(1, version=7), group(3, "11")])  # 1 becomes the newest; 3 keeps its older group
     assert _rows(buffer.groups) == [3, 5, 1]
     assert [graded.group.policy_version for graded in buffer.groups] == [0, 0, 7]
-    buffer.add([_group(6), _group(7)])
+    buffer.add([group(6), group(7)])
     assert _rows(buffer.groups) == [1, 6, 7]
     assert ReplayBuffer(3, 0, buffer.groups).groups == buffer.groups
 
@@ -41,13 +27,13 @@ def test_the_last_groups_with_spread_stay_one_a_problem() -> None:
 def test_a_young_buffer_gives_what_it_has() -> None:
     buffer = ReplayBuffer(10, seed=0)
     assert buffer.pick(0, 4) == ()
-    buffer.add([_group(1), _group(2)])
+    buffer.add([group(1), group(2)])
     assert _rows(buffer.pick(0, 4)) == [1, 2]
     assert buffer.pick(0, 0) == ()
 
 
 def test_picks_are_distinct_even_and_a_function_of_the_step() -> None:
-    buffer = ReplayBuffer(10, seed=3, groups=[_group(row) for row in range(10)])
+    buffer = ReplayBuffer(10, seed=3, groups=[group(row) for row in range(10)])
     picks = [_rows(buffer.pick(step, 4)) for step in range(2000)]
     assert picks == [_rows(buffer.pick(step, 4)) for step in range(2000)]
     assert all(rows == sorted(set(rows)) and len(rows) == 4 for rows in picks)
@@ -66,4 +52,4 @@ def test_picks_are_distinct_even_and_a_function_of_the_step() -> None:
     ],
 )
 def test_replayed_groups_are_spread_among_the_fresh(fresh: list, replayed: list, merged: list) -> None:
-    assert _rows(mixed([_group(row) for row in fresh], [_group(row) for row in replayed])) == merged
+    assert _rows(mixed([group(row) for row in fresh], [group(row) for row in replayed])) == merged
