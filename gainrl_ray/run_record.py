@@ -17,7 +17,7 @@ from gainrl_ray.storage import Storage
 from gainrl_ray.types import GradedGroup, Outcome, UpdateReport
 
 CONFIG_FILE = "config.yaml"
-LEDGER_FILE = "ledger.json"
+LEDGER = "ledger"
 ROLLOUTS = "rollouts"
 
 LEARNER_MEANS = (
@@ -30,6 +30,15 @@ LEARNER_MEANS = (
     "grad_norm",
     "learning_rate",
 )
+
+
+def read_ledger(run: Storage) -> list[dict[str, Any]]:
+    """The entries in a run's folder by step and attempt, as LedgerEntry.as_dict has them."""
+    folder, entries = run.child(LEDGER), {}
+    for name in folder.list():  # by attempt, then step: of an entry in two files the later one holds
+        for entry in json.loads(folder.read_text(name)):
+            entries[entry["step"], entry["attempt"]] = entry
+    return [entries[key] for key in sorted(entries)]
 
 
 class RunRecord:
@@ -83,7 +92,7 @@ class RunRecord:
 
     def ledger(self) -> list[dict[str, Any]]:
         """The stored ledger; empty for a new run."""
-        return json.loads(self._storage.read_text(LEDGER_FILE)) if self._storage.exists(LEDGER_FILE) else []
+        return read_ledger(self._storage)
 
     def last_attempt(self) -> int:
         """The highest attempt in the stored ledger; 0 for a new run."""
@@ -94,9 +103,9 @@ class RunRecord:
         found = [record["eval/accuracy"] for record in self._metrics.records if "eval/accuracy" in record]
         return max(found[1:], default=float("-inf"))
 
-    def commit(self, ledger: list[dict[str, Any]]) -> None:
-        """Store the ledger."""
-        self._storage.write_text(LEDGER_FILE, json.dumps(ledger))
+    def commit(self, step: int, attempt: int, ledger: list[dict[str, Any]]) -> None:
+        """Store the ledger's entries of the steps since the last commit; those of earlier steps have not changed."""
+        self._storage.child(LEDGER).write_text(f"attempt_{attempt:04d}_step_{step:06d}.json", json.dumps(ledger))
 
     def rewind(self, step: int, attempt: int) -> None:
         """Drop everything past `step` trained steps."""

@@ -1,6 +1,5 @@
 """Whole runs on the tiny model: real Ray, vLLM and DeepSpeed, four steps of six problems."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 
 from gainrl_ray.config import Config
 from gainrl_ray.metrics import read_metrics
+from gainrl_ray.run_record import read_ledger
 from gainrl_ray.storage import Storage
 
 STEPS = 4
@@ -46,7 +46,7 @@ class Finished:
 
     def history(self) -> list[tuple]:
         """What the curriculum did in the committed history."""
-        ledger = json.loads((self.folder / "ledger.json").read_text())
+        ledger = read_ledger(Storage(str(self.folder)))
         live = [e for e in ledger if not e["discarded"] and e["step"] < STEPS]
         return [(e["step"], e["problem_ids"], e["statuses"], e["policy_version"]) for e in live]
 

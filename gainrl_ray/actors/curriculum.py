@@ -137,9 +137,9 @@ class Curriculum:
         assert step == self._step, f"commit of {step}, observed are {self._step} steps"
         return self._history.commit(step, self._strategy)
 
-    def ledger(self) -> list[dict[str, Any]]:
-        """Every entry of the ledger, oldest first."""
-        return [entry.as_dict() for entry in self._ledger]
+    def ledger(self, since: int = 0) -> list[dict[str, Any]]:
+        """The ledger's entries of steps from `since` on, oldest first."""
+        return [entry.as_dict() for entry in self._ledger.since(since)]
 
     def _planned(self, step: int) -> np.ndarray:
         """Rows of the windows of earlier steps that are not observed yet."""

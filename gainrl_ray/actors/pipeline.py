@@ -194,7 +194,8 @@ class RolloutPipeline:
             is_best=figures.get("eval/accuracy", float("-inf")) > best,
         )
         if commit_due(state, self._config):
-            self._parts.record.commit(self._curriculum.ledger())
+            self._parts.record.commit(done, attempt.number, self._curriculum.ledger(attempt.committed))
+            attempt.committed = done
             state = self._to_commit(attempt, state, deadline_s)
         return state
 

@@ -66,6 +66,10 @@ class Ledger:
     def __iter__(self) -> Iterator[LedgerEntry]:
         return iter(sorted(self._entries.values(), key=lambda entry: (entry.step, entry.attempt)))
 
+    def since(self, step: int) -> list[LedgerEntry]:
+        """The entries of all attempts from `step` on: when that was the last step to rewind to, those that changed."""
+        return [entry for entry in self if entry.step >= step]
+
     def plan(self, step: int, attempt: int, problem_ids: tuple[str, ...]) -> None:
         """Record a window; planning the same step of the same attempt again changes nothing."""
         if (step, attempt) not in self._entries:
@@ -100,9 +104,3 @@ class Ledger:
         for entry in stale:
             entry.discarded = True
         return len(stale)
-
-    def committed(self, step: int) -> LedgerEntry | None:
-        """The entry of a step that counts, or None before it was planned."""
-        live = [e for (s, _), e in self._entries.items() if s == step and not e.discarded]
-        assert len(live) <= 1, f"step {step} has {len(live)} live attempts"
-        return live[0] if live else None

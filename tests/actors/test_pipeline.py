@@ -21,7 +21,7 @@ from gainrl_ray.config_curricula import DpsConfig, GainConfig
 from gainrl_ray.data.problem_table import RowReport
 from gainrl_ray.errors import DeadlineError, DivergenceError, EngineError, StaleAttemptError
 from gainrl_ray.metrics import read_metrics
-from gainrl_ray.run_record import RunRecord
+from gainrl_ray.run_record import RunRecord, read_ledger
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import (
     Completion,
@@ -278,7 +278,7 @@ def trained(pipeline: RolloutPipeline, attempt: int, step: int) -> list:
 
 def history(folder: Path, run: str) -> list[tuple]:
     """(step, problem ids, statuses, version) of the committed history, from the ledger on disk."""
-    entries = json.loads((folder / run / "ledger.json").read_text())
+    entries = read_ledger(Storage(str(folder / run)))
     return [
         (e["step"], tuple(e["problem_ids"]), tuple(e["statuses"]), e["policy_version"])
         for e in entries
@@ -311,8 +311,12 @@ def test_a_killed_gang_goes_on_as_if_nothing_had_happened(start, tmp_path: Path,
     assert [s.curriculum for s in after[1:]] == [s.curriculum for s in states[5:]]
     assert committed.curriculum and states[-1].curriculum
     assert history(tmp_path, "broken") == history(tmp_path, "whole")
-    discarded = [e for e in json.loads((tmp_path / "broken/ledger.json").read_text()) if e["discarded"]]
+    discarded = [e for e in read_ledger(Storage(str(tmp_path / "broken"))) if e["discarded"]]
     assert {e["step"] for e in discarded} >= {4} and {e["attempt"] for e in discarded} == {1}
+    ledger = Storage(str(tmp_path / "broken/ledger"))
+    parts = {name: min(entry["step"] for entry in json.loads(ledger.read_text(name))) for name in ledger.list()}
+    names = [f"attempt_{attempt:04d}_step_{step:06d}.json" for attempt, step in ((1, 2), (1, 4), (2, 6))]
+    assert parts == dict(zip(names, (0, 2, 4), strict=True)), "a commit writes the entries since the last one"
     tables = [
         [r["eval/accuracy"] for r in read_metrics(Storage(str(tmp_path / run))) if "eval/accuracy" in r]
         for run in ("whole", "broken")
@@ -412,7 +416,7 @@ def test_divergence_stops_the_run_before_its_state_is_committed(start, tmp_path:
     pipeline.publish(2, state.attempt)
     with pytest.raises(DivergenceError, match=r"KL 0.9 is above learner.max_kl 0.5"):
         pipeline.complete(1, 0, report(kl=None, mismatch_kl=-0.9), state.attempt, WAIT_S)
-    assert not (tmp_path / "run/ledger.json").exists()
+    assert not (tmp_path / "run/ledger").exists()
 
 
 def test_skipped_updates_in_a_row_stop_the_run(start) -> None:

@@ -5,6 +5,12 @@ import pytest
 from gainrl_ray.curricula.ledger import Ledger, LedgerEntry, SlotStatus
 
 
+def _committed(ledger: Ledger, step: int) -> LedgerEntry:
+    """The one entry of a step that counts."""
+    (live,) = [entry for entry in ledger.since(step) if entry.step == step and not entry.discarded]
+    return live
+
+
 def test_a_rewound_step_counts_once() -> None:
     ledger = Ledger()
     ledger.plan(0, 1, ("a", "b"))
@@ -13,11 +19,20 @@ def test_a_rewound_step_counts_once() -> None:
     assert ledger.rewind(1, attempt=2) == 1
     ledger.plan(1, 2, ("c", "c"))
     ledger.mark(1, 2, {1: SlotStatus.GRADED}, 1)
-    first, second = ledger.committed(0), ledger.committed(1)
-    assert first is not None and first.statuses == [SlotStatus.TRAINED, SlotStatus.LEFT_OUT]
-    assert second is not None and (second.attempt, second.policy_version) == (2, 1)
+    first, second = _committed(ledger, 0), _committed(ledger, 1)
+    assert first.statuses == [SlotStatus.TRAINED, SlotStatus.LEFT_OUT]
+    assert (second.attempt, second.policy_version) == (2, 1)
     assert second.statuses == [SlotStatus.PLANNED, SlotStatus.GRADED]
     assert [(e.step, e.attempt, e.discarded) for e in ledger] == [(0, 1, False), (1, 1, True), (1, 2, False)]
+
+
+def test_what_changed_since_a_step_is_from_there_on_in_all_attempts() -> None:
+    ledger = Ledger([LedgerEntry(step, 1, ("a",), [SlotStatus.TRAINED]) for step in range(4)])
+    ledger.rewind(2, attempt=2)
+    ledger.plan(2, 2, ("b",))
+    found = [(entry.step, entry.attempt, entry.discarded) for entry in ledger.since(2)]
+    assert found == [(2, 1, True), (2, 2, False), (3, 1, True)]
+    assert len(ledger.since(0)) == 5 and ledger.since(4) == []
 
 
 def test_planning_again_keeps_what_happened() -> None:
@@ -25,8 +40,8 @@ def test_planning_again_keeps_what_happened() -> None:
     ledger.plan(0, 1, ("a",))
     ledger.mark(0, 1, {0: SlotStatus.GRADED}, 0)
     ledger.plan(0, 1, ("a",))
-    entry = ledger.committed(0)
-    assert entry is not None and entry.statuses == [SlotStatus.GRADED]
+    entry = _committed(ledger, 0)
+    assert entry.statuses == [SlotStatus.GRADED]
 
 
 def test_entries_survive_json() -> None:
@@ -45,8 +60,8 @@ def test_a_step_is_extended_once_by_what_was_drawn_beside_its_window() -> None:
     for _ in range(2):
         ledger.extend(0, 1, ("a", "b", "c", "a"))
         ledger.mark(0, 1, {0: SlotStatus.SKIPPED, 2: SlotStatus.GRADED, 3: SlotStatus.REPLAYED}, 0)
-    entry = ledger.committed(0)
-    assert entry is not None and entry.problem_ids == ("a", "b", "c", "a")
+    entry = _committed(ledger, 0)
+    assert entry.problem_ids == ("a", "b", "c", "a")
     assert entry.statuses == [SlotStatus.SKIPPED, SlotStatus.PLANNED, SlotStatus.GRADED, SlotStatus.REPLAYED]
     with pytest.raises(KeyError):
         ledger.extend(1, 1, ("a",))
