@@ -64,6 +64,8 @@ def find(run: str, storage: Storage, base: Path) -> Storage:
             return folder
     names = [name for name in storage.list() if storage.exists(f"{name}/metrics.jsonl")]
     known = f"its runs: {', '.join(names[-SHOWN_NAMES:])}" if names else "it holds no runs"
+    if compared := storage.list(COMPARISONS):
+        known += f"; its comparisons: {', '.join(compared[-SHOWN_NAMES:])}"
     raise DataError(f"no run {run!r}: neither a folder nor a name in {storage.uri} ({known})")
 
 

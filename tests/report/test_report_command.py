@@ -42,6 +42,11 @@ CASES: dict[str, tuple[list[str], Callable[[Path], object], str]] = {
     "no number": (["made", "--serve", "x"], lambda folder: None, r"--serve.*'x'"),
     "no port": (["made", "--serve", "80000"], lambda folder: None, r"--serve 80000: cannot listen"),
     "no such run": (["mode"], lambda folder: None, r"no run 'mode'.*its runs: made"),
+    "no such comparison": (
+        ["every"],
+        lambda folder: comparison_folder(folder.parent / "comparisons/all"),
+        r"no run 'every'.*its runs: made; its comparisons: all\)",
+    ),
     "no such folder": (["../mode"], lambda folder: None, r"no run '\.\./mode'"),
     "no metrics": (["made"], lambda folder: (folder / "metrics.jsonl").unlink(), r"metrics\.jsonl does not exist"),
     "no lines": (["made"], broken("metrics.jsonl", "\n"), r"metrics\.jsonl does not exist or is empty"),
