@@ -94,10 +94,6 @@ class RunRecord:
         """The stored ledger; empty for a new run."""
         return read_ledger(self._storage)
 
-    def last_attempt(self) -> int:
-        """The highest attempt in the stored ledger; 0 for a new run."""
-        return max((entry["attempt"] for entry in self.ledger()), default=0)
-
     def best_accuracy(self) -> float:
         """The highest held-out accuracy of a trained version so far; -inf before the first."""
         found = [record["eval/accuracy"] for record in self._metrics.records if "eval/accuracy" in record]

@@ -23,7 +23,7 @@ class Attempt:
     def __init__(self, number: int, start: int, lines: LineKind = LineKind.ROWS) -> None:
         """`start` is the number of trained steps that the gang goes on from; `lines` as in PolicyModel."""
         self.number, self.start, self.lines = number, start, lines
-        self.committed = start  # of a step, the last state that was or is to become a checkpoint
+        self.committed = start  # trained steps at the last commit
         self.published = -1  # newest version in the weight store
         self.wanted = -1  # version that drained engines wait for
         self.plans: dict[int, StepPlan] = {}  # by step, as everything below

@@ -59,11 +59,13 @@ class RolloutPipeline:
         with self._resetting:
             self._end_attempt()
             step = state.step if state else 0
-            number = max(self._attempt.number, state.attempt if state else 0, self._parts.record.last_attempt()) + 1
+            ledger = self._parts.record.ledger()
+            known = max((entry["attempt"] for entry in ledger), default=0)
+            number = max(self._attempt.number, state.attempt if state else 0, known) + 1
             attempt = Attempt(number, step, lines)
             planned = state.windows if state else ()
             stored = state.curriculum if state else None
-            self._curriculum.reset(step, stored, planned, self._parts.record.ledger(), number)
+            self._curriculum.reset(step, stored, planned, ledger, number)
             self._planner.reset(state)
             self._parts.record.rewind(step, number)
             for ahead in range(step, min(step + self._config.rollout.max_staleness + 1, self._config.run.steps)):

@@ -1,6 +1,7 @@
 """A curriculum's state in the run's folder, of which a commit writes what is new."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,15 +24,15 @@ SCHEMA = pa.schema(
         ("angle", pa.float64()),
     ]
 )
-_STATE, _OUTCOMES = "state_", "outcomes_"
+_FILE = re.compile(r"(?:state|outcomes_\d+)_(\d+)\.(?:json|parquet)")
 
 
 class StateHistory:
     """Whole states, ever further apart, and between them the outcomes that lead from one to the next.
 
     A commit writes the outcomes since the last one, however many problems were shown before. When the outcomes since
-    the last whole state have as many bytes as that, the whole state is written instead: all commits together write
-    at most twice what was observed, and a restored strategy observes again no more than a state's worth of it.
+    the last whole state have as many bytes as that, the whole state is written instead: what all commits together
+    write grows as what was observed does, and a restored strategy observes no more than a state's worth of it again.
     Files: state_<step>.json, and outcomes_<first step>_<step after the last>.parquet.
     """
 
@@ -51,23 +52,24 @@ class StateHistory:
 
     def commit(self, step: int, strategy: CheckedStrategy) -> dict[str, Any]:
         """What a checkpoint after `step` trained steps has to keep for `restore`: the state, or where it lies."""
-        table = _table(self._new)
-        if self._whole is None or self._since_bytes + table.nbytes >= self._whole_bytes:
-            state = strategy.state_dict()
-            text = json.dumps(state)
-            if len(text) <= INLINE_BYTES:
-                self._begin()
-                return {"state": state}
-            self._folder.write_text(f"{_STATE}{step:06d}.json", text)
-            self._begin(step, len(text))
-        elif self._new:
-            self._folder.write_table(f"{_OUTCOMES}{self._new[0].step:06d}_{step:06d}.parquet", table)
-            self._since_bytes += table.nbytes
-            self._new = []
-        return {"whole": self._whole}
+        if self._whole is not None:
+            table = _table(self._new)
+            if self._since_bytes + table.nbytes < self._whole_bytes:
+                self._folder.write_table(f"outcomes_{step - len(self._new):06d}_{step:06d}.parquet", table)
+                self._since_bytes += table.nbytes
+                self._new = []
+                return {"whole": self._whole}
+        state = strategy.state_dict()
+        text = json.dumps(state)
+        if len(text) <= INLINE_BYTES:
+            self._begin()
+            return {"state": state}
+        self._folder.write_text(_state_name(step), text)
+        self._begin(step, len(text))
+        return {"whole": step}
 
     def restore(self, step: int, kept: dict[str, Any] | None, strategy: CheckedStrategy) -> None:
-        """Bring a new strategy to where it was at `step`, by what `commit` gave then; drop everything newer.
+        """Bring a new strategy to where it was at `step`, by what `commit` gave then; then drop everything newer.
 
         None leaves the strategy at its beginning.
 
@@ -75,33 +77,34 @@ class StateHistory:
             DataError: files of the history are missing or damaged. ConfigError: the state is another strategy's.
         """
         self._begin()
+        if kept is not None and "state" in kept:
+            strategy.load_state_dict(kept["state"])
+        elif kept is not None:
+            self._restore(step, kept["whole"], strategy)
         for name in self._folder.list():
             if _last_step(name) > step:
                 self._folder.delete(name)
-        if kept is None:
-            return
-        if "state" in kept:
-            strategy.load_state_dict(kept["state"])
-            return
-        name = f"{_STATE}{kept['whole']:06d}.json"
+
+    def _restore(self, step: int, whole: int, strategy: CheckedStrategy) -> None:
+        name = _state_name(whole)
         text = self._folder.read_text(name)
         try:
             state = json.loads(text)
         except ValueError as error:
             raise self._unreadable(f"{name} is damaged ({error})") from error
-        self._begin(kept["whole"], len(text))
+        self._begin(whole, len(text))
         strategy.load_state_dict(state)
-        reached = kept["whole"]
-        for outcome in self._outcomes_from(kept["whole"]):
+        reached = whole
+        for outcome in self._written(whole, step):
             if outcome.step == reached:
                 strategy.observe(outcome)
                 reached += 1
         if reached != step:
             raise self._unreadable(f"the outcome of step {reached} is missing")
 
-    def _outcomes_from(self, whole: int) -> Iterator[StepOutcome]:
+    def _written(self, start: int, stop: int) -> Iterator[StepOutcome]:
         for name in self._folder.list():
-            if name.startswith(_OUTCOMES) and _last_step(name) > whole:
+            if name.startswith("outcomes_") and start < _last_step(name) <= stop:
                 table = self._folder.read_table(name)
                 self._since_bytes += table.nbytes
                 yield from _outcomes(table)
@@ -115,8 +118,12 @@ class StateHistory:
 
 def _last_step(name: str) -> int:
     """The number of trained steps that a file of the history leads to; -1 for other files."""
-    stem = name.split(".")[0]
-    return int(stem.split("_")[-1]) if stem.startswith((_STATE, _OUTCOMES)) else -1
+    found = _FILE.fullmatch(name)
+    return int(found[1]) if found else -1
+
+
+def _state_name(step: int) -> str:
+    return f"state_{step:06d}.json"
 
 
 def _table(outcomes: Sequence[StepOutcome]) -> pa.Table:

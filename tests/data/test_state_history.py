@@ -11,7 +11,7 @@ from every_strategy import EXAMPLES, build, outcome
 from gainrl_ray.curricula.checked import CheckedStrategy
 from gainrl_ray.data import state_history
 from gainrl_ray.data.state_history import StateHistory
-from gainrl_ray.errors import DataError
+from gainrl_ray.errors import ConfigError, DataError
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import SlotOutcome, StepOutcome
 
@@ -85,11 +85,16 @@ def test_what_is_newer_than_the_restored_step_goes(nothing_small: None, tmp_path
         _step(step, strategy, history)
         kept.append(history.commit(step + 1, strategy))
     every = folder.list()
-    (tmp_path / "notes.txt").write_text("a user's")
+    for name in ("notes.txt", "state_backup.json"):
+        (tmp_path / name).write_text("a user's")
+    with pytest.raises(ConfigError, match="start a new run"):
+        StateHistory(folder).restore(6, kept[5], CheckedStrategy(build("adarft")))
+    assert folder.list() == sorted([*every, "notes.txt", "state_backup.json"]), "what was refused lost nothing"
     StateHistory(folder).restore(6, kept[5], CheckedStrategy(build("dps")))
-    assert folder.list() == ["notes.txt", *(name for name in every if int(name.split(".")[0][-6:]) <= 6)]
+    older = [name for name in every if int(name.split(".")[0][-6:]) <= 6]
+    assert folder.list() == sorted(["notes.txt", *older, "state_backup.json"])
     StateHistory(folder).restore(0, None, CheckedStrategy(build("dps")))
-    assert folder.list() == ["notes.txt"]
+    assert folder.list() == ["notes.txt", "state_backup.json"]
 
 
 def test_what_cannot_be_restored_says_what_is_missing(nothing_small: None, tmp_path: Path) -> None:
