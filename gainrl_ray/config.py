@@ -285,9 +285,11 @@ class SyncConfig(Node):
     deadline_s: PositiveFloat = 600.0
     """Longest wait for a weight update of an engine, s."""
     verify_every: NonNegativeInt = 10
-    """Compare engine and learner log-probabilities at the first sync, the first broadcast and every n-th; 0 = never."""
-    verify_tolerance: PositiveFloat = 0.05
-    """Largest allowed difference of a probe token's log-probability, nats (0.001 is enough in float32)."""
+    """Compare engine and learner at the first sync, the first broadcast and every n-th: the log-probabilities of a
+    prompt, and the weights' own contents where vLLM keeps their numbers; 0 = never."""
+    verify_tolerance: PositiveFloat | None = None
+    """Largest allowed mean difference of the prompt's log-probabilities, nats, and a tenth of the largest single one;
+    null = what rounding errors explain, measured on the learner each time."""
 
 
 class RewardConfig(Node):

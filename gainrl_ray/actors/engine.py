@@ -1,5 +1,6 @@
 """A vLLM engine that serves one policy version at a time, driven step by step by its owner."""
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +12,11 @@ from typing import Any, cast
 
 from gainrl_ray.actors.broadcast import Broadcast, Place
 from gainrl_ray.actors.buckets import AnnouncedBucket, WeightBucket
+from gainrl_ray.actors.contents import Contents
 from gainrl_ray.actors.vllm_adapter import AdapterSlot
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe
+from gainrl_ray.algo.agreement import Agreement, agreement
 from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest
@@ -43,7 +46,8 @@ class SyncFigures:
     pull_s: float  # waiting for buckets
     update_s: float
     verify_s: float
-    worst_difference: float  # nats, over the probe's tokens; nan when there was no probe
+    mean_difference: float  # nats, over the probe's tokens; nan when there was no probe
+    worst_difference: float
     size: int  # bytes
 
 
@@ -54,6 +58,7 @@ def slowest(figures: Sequence[SyncFigures]) -> dict[str, float]:
         "pull_s": max(each.pull_s for each in figures),
         "update_s": max(each.update_s for each in figures),
         "verify_s": max(each.verify_s for each in figures),
+        "mean_difference": max(each.mean_difference for each in figures),
         "worst_difference": max(each.worst_difference for each in figures),
         "bytes": float(max(each.size for each in figures)),
     }
@@ -67,7 +72,7 @@ class RolloutEngine:
         *,
         model: ModelConfig,
         rollout: RolloutConfig,
-        tolerance: float,
+        tolerance: float | None,
         max_model_len: int,
         log_file: Path,
         in_process: bool | None = None,
@@ -76,13 +81,14 @@ class RolloutEngine:
         """Starts the engine with the model folder's own weights, state stale.
 
         With a `lora` that sends adapters those weights stay, and the buckets of a sync hold an adapter.
-        `tolerance`: largest allowed difference of a probe token's log-probability, nats. `log_file` gets all that
-        vLLM logs. The environment must be that of `environment` before vLLM is first imported.
+        `tolerance`: largest allowed mean difference of a probe's log-probabilities, nats; none = what rounding
+        explains. `log_file` gets all that vLLM logs. The environment must be that of `environment` before vLLM is
+        first imported.
         """
         self._in_process = runs_in_process(rollout) if in_process is None else in_process
         os.environ.update(environment(rollout, in_process=self._in_process))
         log_to(log_file)
-        self._tolerance = tolerance
+        self._tolerance, self._dtype = tolerance, model.dtype
         lora = lora or LoraConfig()
         self._engine = build_engine(model, rollout, lora, max_model_len, self._in_process)
         self._adapter = AdapterSlot(self._engine, lora) if lora.sends_adapters else None
@@ -163,8 +169,8 @@ class RolloutEngine:
 
         Raises:
             EngineError: requests are under way, or the prefix cache could not be emptied.
-            WeightSyncError: a bucket is damaged, parameters are missing, or log-probabilities differ on the probe
-                by more than the tolerance. The engine is stale then.
+            WeightSyncError: a bucket is damaged, parameters are missing or not those of the probe's contents, or
+                log-probabilities differ on the probe by more than rounding explains. The engine is stale then.
         """
         if self._internal or self._engine.has_unfinished_requests():
             raise EngineError(f"sync to version {version} with {self.unfinished} requests under way: drain them first")
@@ -174,7 +180,7 @@ class RolloutEngine:
             if self._adapter:
                 pull_s, update_s, size = self._adapter.load(cast(Iterable[WeightBucket], buckets))
             else:
-                pull_s, update_s, size = self._update(buckets)
+                pull_s, update_s, size = self._update(buckets, probe.contents if probe else ())
         except Exception as error:
             with suppress(Exception):  # closes the failed session where it is still open, so that another may begin
                 self._engine.collective_rpc("finish_weight_update")
@@ -188,11 +194,17 @@ class RolloutEngine:
                 "would be used again"
             )
         started = time.monotonic()
-        worst = self._verify(probe, version) if probe is not None else float("nan")
+        found = self._verify(probe, version) if probe is not None else None
         verify_s = time.monotonic() - started
         self.state, self.version = EngineState.SERVING, version
         return SyncFigures(
-            version=version, pull_s=pull_s, update_s=update_s, verify_s=verify_s, worst_difference=worst, size=size
+            version=version,
+            pull_s=pull_s,
+            update_s=update_s,
+            verify_s=verify_s,
+            mean_difference=found.mean if found else math.nan,
+            worst_difference=found.largest if found else math.nan,
+            size=size,
         )
 
     def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
@@ -230,13 +242,16 @@ class RolloutEngine:
             self._engine.wake_up([part])
             self._sleeping.discard(part)
 
-    def _update(self, buckets: Iterable[Bucket]) -> tuple[float, float, int]:
-        """(seconds waiting for buckets, seconds loading them, bytes)."""
+    def _update(self, buckets: Iterable[Bucket], contents: Sequence[Contents]) -> tuple[float, float, int]:
+        """(seconds waiting for buckets, seconds loading them, bytes); `contents` are to be found in the engine then."""
         from gainrl_ray.actors.vllm_transfer import update_info
 
         begun = time.monotonic()
         pull_s, size, stream = 0.0, 0, iter(buckets)
         self._engine.collective_rpc("start_weight_update")
+        if contents:
+            expected = {"update_info": {"index": -1, "entries": [], "contents": [list(entry) for entry in contents]}}
+            self._engine.collective_rpc("update_weights", kwargs=expected)
         while True:
             asked = time.monotonic()
             bucket = next(stream, None)
@@ -249,24 +264,22 @@ class RolloutEngine:
         self._engine.collective_rpc("finish_weight_update")
         return pull_s, time.monotonic() - begun - pull_s, size
 
-    def _verify(self, probe: Probe, version: int) -> float:
-        """The largest difference to the learner's log-probabilities, nats. Raises WeightSyncError above tolerance."""
+    def _verify(self, probe: Probe, version: int) -> Agreement:
+        """How far the engine is from the learner's log-probabilities. Raises WeightSyncError for too far."""
         found = self.score(probe.token_ids)
-        differences = [abs(a - b) for a, b in zip(found[1:], probe.logprobs[1:], strict=True)]
-        worst = max(range(len(differences)), key=lambda i: _rank(differences[i]))
-        if not differences[worst] <= self._tolerance:
-            at = worst + 1
+        rounded = [values[1:] for values in probe.rounded]
+        result = agreement(found[1:], probe.logprobs[1:], rounded, dtype=self._dtype, tolerance=self._tolerance)
+        if not result.holds:
+            at = 1 + result.place
             raise WeightSyncError(
-                f"version {version}: the engine's log-probability of probe token {at} (id {probe.token_ids[at]}) is "
-                f"{found[at]:.5f}, the learner's {probe.logprobs[at]:.5f}: they differ by {differences[worst]:.5f} "
-                f"nats, allowed is sync.verify_tolerance {self._tolerance}. The engine does not hold the learner's "
-                "weights, or computes in lower precision than the tolerance expects"
+                f"version {version}: over {len(found) - 1} probe tokens the engine's log-probabilities differ from the "
+                f"learner's by {result.mean:.3g} nats in the mean and {result.largest:.3g} at most (token {at}, id "
+                f"{probe.token_ids[at]}: {found[at]:.4f}, the learner has {probe.logprobs[at]:.4f}); rounding in "
+                f"{self._dtype} explains {result.allowed_mean:.3g} and {result.allowed_largest:.3g} "
+                "(sync.verify_tolerance). The engine does not hold the learner's weights, or vLLM and transformers "
+                "compute this model differently"
             )
-        return differences[worst]
-
-
-def _rank(difference: float) -> float:
-    return float("inf") if difference != difference else difference
+        return result
 
 
 def _params(request: SampleRequest) -> Any:

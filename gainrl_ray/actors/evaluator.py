@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 import ray
-import torch
 
+from gainrl_ray.actors.contents import contents
 from gainrl_ray.actors.generation import Generator
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.remote import Remote
@@ -17,6 +17,8 @@ from gainrl_ray.config import Config, LoraConfig
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import DeadlineError
 from gainrl_ray.model.loading import load_model, named_as_on_disk
+from gainrl_ray.model.policy import PolicyModel
+from gainrl_ray.model.probing import probe
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import Outcome
 
@@ -109,9 +111,9 @@ def _publish(config: Config, store: Remote, probe_tokens: tuple[int, ...]) -> No
     """Bring the model's weights into the store as version 0, with a probe to verify the engines by."""
     model = load_model(config.model)
     weights = (part for name, tensor in model.named_parameters() for part in named_as_on_disk(model, name, tensor))
-    ids = torch.tensor([probe_tokens])
-    with torch.no_grad():
-        logprobs = model(ids).logits[0, :-1].float().log_softmax(dim=-1).gather(1, ids[0, 1:, None])[:, 0]
+    policy = PolicyModel(model)
+    logprobs, rounded = probe(policy, policy, probe_tokens)
     sync = config.sync
     sender = StoreSender(store, bucket_bytes=int(sync.bucket_mib * 2**20), deadline_s=sync.deadline_s)
-    sender.send(0, 0, weights, Probe(token_ids=probe_tokens, logprobs=(0.0, *logprobs.tolist())))
+    known = Probe(token_ids=probe_tokens, logprobs=logprobs, rounded=rounded, contents=contents(model.parameters()))
+    sender.send(0, 0, weights, known)

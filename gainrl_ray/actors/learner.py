@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from gainrl_ray.actors.broadcast import Receivers, stall_s, way
+from gainrl_ray.actors.contents import contents
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import BroadcastSender, StoreSender
 from gainrl_ray.actors.weights import Probe
@@ -120,10 +121,9 @@ class _Learner:
         the store took meanwhile (`store`).
         """
         started = time.monotonic()
-        logprobs = self._policy.probe(self._task.probe_tokens) if verify else None
+        probe = self._probe() if verify else None
         if self._takes_turns:  # the engines wake up as soon as the version is known
             self._policy.rest()
-        probe = None if logprobs is None else Probe(token_ids=self._task.probe_tokens, logprobs=logprobs)
         receivers = self._offer(version, attempt, probe)
         offered = time.monotonic()
         if receivers is not None:
@@ -140,6 +140,14 @@ class _Learner:
         if receivers is None:
             return {"publish": ended - started}
         return {"publish": offered - started, "store": ended - offered}
+
+    def _probe(self) -> Probe:
+        """What engines are compared with; the weights' contents are known to rank 0 alone, which sends it."""
+        tokens = self._task.probe_tokens
+        logprobs, rounded = self._policy.probe(tokens)
+        held = self._policy.named_weights(on_host=False)
+        found = () if self._config.lora.sends_adapters else contents(tensor for _, tensor in held)
+        return Probe(token_ids=tokens, logprobs=logprobs, rounded=rounded, contents=found)
 
     def _offer(self, version: int, attempt: int, probe: Probe | None) -> Receivers | None:
         """The engines that take a broadcast of `version` that begins now, equal on all ranks; None for nobody."""

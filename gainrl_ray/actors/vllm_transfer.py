@@ -18,6 +18,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from gainrl_ray.actors.buckets import AnnouncedBucket, TensorEntry, Way, WeightBucket, unpack
+from gainrl_ray.actors.vllm_reading import Reading
 from gainrl_ray.actors.weight_group import WeightGroup
 from gainrl_ray.errors import WeightSyncError
 
@@ -42,6 +43,7 @@ class UpdateInfo(WeightTransferUpdateInfo):
     entries: Sequence[Sequence[Any]]  # fields of TensorEntry
     pieces: Sequence[Any] | None = None  # per entry, a [bytes] uint8 array in process, bytes from another process
     checksum: int = 0  # of the pieces; without pieces the bytes come by broadcast
+    contents: Sequence[Sequence[Any]] | None = None  # fields of Contents that the model is to have; no bucket then
 
 
 def update_info(bucket: WeightBucket | AnnouncedBucket, *, in_process: bool) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     _group: WeightGroup | None = None
     _loaded: set[str] | None = None  # names of vLLM's own parameters; None = the model does not report them
+    _reading: Reading | None = None
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Join the group that `init_info` names, in the place of an older one. Raises WeightSyncError."""
@@ -90,7 +93,10 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Hand the bucket's tensors to the model's loader."""
+        """Hand the bucket's tensors to the model's loader, or learn what will have to be there."""
+        if update_info.contents is not None:
+            self._reading = Reading(self.model, update_info.contents)
+            return
         model: Any = self.model
         loaded: set[str] | None = model.load_weights(self._tensors(update_info))
         self._loaded = None if loaded is None or self._loaded is None else self._loaded | loaded
@@ -117,9 +123,13 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Put the loaded layers to work.
 
         Raises:
-            WeightSyncError: parameters of the model were not among the buckets; vLLM would keep their old values.
+            WeightSyncError: parameters of the model were not among the buckets; vLLM would keep their old values. Or
+                the numbers that it holds are not those that were announced.
         """
         finalize_layerwise_reload(self.model, self.model_config)
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.stop()
         retie_head(self.model, tied=bool(self.model_config.hf_text_config.tie_word_embeddings))
         missing = set(dict(self.model.named_parameters())) - self._loaded if self._loaded is not None else set()
         self._loaded = None
@@ -130,6 +140,8 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 f"{len(missing)} parameters of the engine's model were not sent: {sorted(missing)[:3]}; "
                 "the learner's model has other parameter names"
             )
+        if reading is not None:
+            reading.check(sharded=self.parallel_config.world_size > 1)
 
     def shutdown(self) -> None:
         """Leave the group."""

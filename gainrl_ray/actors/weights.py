@@ -11,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gainrl_ray.actors.buckets import StreamTotal, WeightBucket
+from gainrl_ray.actors.contents import Contents
 from gainrl_ray.errors import ResourceError, StaleAttemptError, WeightSyncError
 
 ANSWER_S = 30.0  # for a call that only looks something up
@@ -21,16 +22,20 @@ _offered: dict[str, WeightBucket] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """The learner's log-probabilities of a fixed token sequence, at temperature 1."""
+    """What an engine that serves a version is compared with: the learner's log-probabilities of some tokens at
+    temperature 1, and the contents of its weights."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]  # logprobs[t] is of token t given those before, nats; logprobs[0] is not used
+    rounded: tuple[tuple[float, ...], ...] = ()  # the same under random rounding errors, pass by pass
+    contents: tuple[Contents, ...] = ()  # of all weights; none = not compared
 
     def __post_init__(self) -> None:
-        if len(self.token_ids) < 2 or len(self.logprobs) != len(self.token_ids):
+        counts = [len(values) for values in (self.logprobs, *self.rounded)]
+        if len(self.token_ids) < 2 or set(counts) != {len(self.token_ids)}:
             raise ValueError(
-                f"received {len(self.token_ids)} token ids and {len(self.logprobs)} log-probabilities; accepted are "
-                "at least 2 token ids with one log-probability each, the first of them 0"
+                f"received {len(self.token_ids)} token ids and {counts} log-probabilities; accepted are at least 2 "
+                "token ids with one log-probability each in every pass, the first of them 0"
             )
 
 

@@ -19,7 +19,6 @@ from gainrl_ray.actors.deepspeed_config import (
     start_engine,
 )
 from gainrl_ray.algo.angles import without_diagonal
-from gainrl_ray.algo.batching import probe_batch
 from gainrl_ray.algo.losses import policy_loss
 from gainrl_ray.config import Config
 from gainrl_ray.curricula.registry import strategy_class
@@ -29,6 +28,7 @@ from gainrl_ray.model.loading import check_model, load_model
 from gainrl_ray.model.lora import WithoutAdapters, adapter_sources, load_trained, merged_sources
 from gainrl_ray.model.policy import Angles, PolicyModel, PolicyOutput, forward_micro_batch
 from gainrl_ray.model.prefill import signal_module
+from gainrl_ray.model.probing import probe
 from gainrl_ray.types import MicroBatch, RankBatch, UpdateReport
 
 _SUMS = ("loss", "tokens", "kl", "clipped", "importance", "mismatch", "entropy")
@@ -103,12 +103,9 @@ class PolicyEngine:
             tallies.append(self._optimize(micro_batches, old, angles))
         return self._report(tallies, angles, time.monotonic() - started)
 
-    def probe(self, token_ids: Sequence[int]) -> tuple[float, ...]:
-        """Log-probability of each token given those before it, temperature 1; the first, which has none, is 0."""
-        output = forward_micro_batch(
-            self._no_grad, self._policy, probe_batch(token_ids), temperature=1.0, measure=False
-        )
-        return tuple(output.logprobs[0].tolist())
+    def probe(self, token_ids: Sequence[int]) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
+        """As model.probing.probe, of the present weights."""
+        return probe(self._no_grad, self._policy, token_ids)
 
     def named_weights(self, *, on_host: bool = True) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, full tensor) of what engines get, on rank 0; nothing elsewhere.

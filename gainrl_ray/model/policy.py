@@ -86,6 +86,8 @@ class ResponseHead(nn.Module):
         super().__init__()
         # In a tuple, so that the weight stays a parameter of the language model alone.
         self._linear = (linear,)
+        self.logits = nn.Identity()
+        """What all logits pass through, for those who want to see or change them."""
 
     @property
     def linear(self) -> nn.Linear:
@@ -98,7 +100,7 @@ class ResponseHead(nn.Module):
         weight, bias = linear.weight, linear.bias
 
         def of_chunk(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-            return _logprobs(nn.functional.linear(states, weight, bias), ids, temperature)
+            return _logprobs(self.logits(nn.functional.linear(states, weight, bias)), ids, temperature)
 
         size = max(1, LOGITS_OF_A_CHUNK // linear.out_features)
         chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
