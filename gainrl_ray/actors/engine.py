@@ -274,10 +274,11 @@ class RolloutEngine:
             raise WeightSyncError(
                 f"version {version}: over {len(found) - 1} probe tokens the engine's log-probabilities differ from the "
                 f"learner's by {result.mean:.3g} nats in the mean and {result.largest:.3g} at most (token {at}, id "
-                f"{probe.token_ids[at]}: {found[at]:.4f}, the learner has {probe.logprobs[at]:.4f}); rounding in "
-                f"{self._dtype} explains {result.allowed_mean:.3g} and {result.allowed_largest:.3g} "
-                "(sync.verify_tolerance). The engine does not hold the learner's weights, or vLLM and transformers "
-                "compute this model differently"
+                f"{probe.token_ids[at]}: {found[at]:.4f}, the learner has {probe.logprobs[at]:.4f}); allowed are "
+                f"{result.allowed_mean:.3g} and {result.allowed_largest:.3g}, "
+                + (f"what rounding in {self._dtype} explains" if self._tolerance is None else "sync.verify_tolerance")
+                + ". The engine does not hold the learner's weights, or vLLM and transformers compute this model "
+                "differently"
             )
         return result
 

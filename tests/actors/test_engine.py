@@ -295,7 +295,9 @@ def test_a_head_that_kept_the_old_embedding_is_caught(tied: Client) -> None:
     tokens = token_ids(40)
     tied.publish(tied.probe(tokens))
     tied.change("embed_tokens")
-    with pytest.raises(WeightSyncError, match=r"probe tokens .* nats in the mean .* sync.verify_tolerance"):
+    with pytest.raises(
+        WeightSyncError, match=r"probe tokens .* nats in the mean .*allowed are 0.0001 and 0.001, sync.verify_tolerance"
+    ):
         tied.call("sync_with", "head not retied", 500, tied.buckets(), tied.probe(tokens))
     assert tied.call("state") == ("stale", None, 0)
     with pytest.raises(EngineError, match="version 500 were asked of an engine that is stale"):
@@ -316,7 +318,7 @@ def test_right_weights_pass_by_their_contents_and_by_what_rounding_explains(
     probe = client.full_probe(tokens)
     figures = client.publish(probe)
     assert figures.mean_difference <= figures.worst_difference
-    said = (client.folder / "engine.log").read_text().splitlines()
+    said = [line for line in (client.folder / "engine.log").read_text().splitlines() if "gainrl_ray" in line]
     assert "weights are those that were sent" in said[-1]
     assert str(sum(parameter.numel() for parameter in client.model.parameters())) in said[-1]
     if kind == "bfloat16":  # there is something to explain
