@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
-from gainrl_ray.actors.resources import Share
 from gainrl_ray.errors import ResourceError
 
 SETTINGS = {
@@ -11,7 +10,7 @@ SETTINGS = {
     "engine": "rollout.gpus_per_engine",
     "scorer": "scoring.gpus_per_actor",
 }
-"""By a share's part, what decides on its GPUs."""
+"""By part, what decides on its GPUs."""
 
 
 def device_environment(gpus: float) -> dict[str, str]:
@@ -23,13 +22,13 @@ def device_environment(gpus: float) -> dict[str, str]:
     return {} if gpus > 0 else {"CUDA_VISIBLE_DEVICES": ""}
 
 
-def check_packages(shares: Iterable[Share]) -> None:
-    """Nothing, when the packages of this environment can serve `shares`. Raises ResourceError as the checks below."""
-    for share in shares:
-        if share.part == "engine":
-            check_vllm(share.gpus)
-        elif share.part in SETTINGS:
-            check_torch(share.part, share.gpus)
+def check_packages(parts: Iterable[tuple[str, float]]) -> None:
+    """Nothing, when the packages of this environment can run each part on its GPUs. Raises ResourceError as below."""
+    for part, gpus in parts:
+        if part == "engine":
+            check_vllm(gpus)
+        elif part in SETTINGS:
+            check_torch(part, gpus)
 
 
 def check_vllm(gpus: float) -> None:

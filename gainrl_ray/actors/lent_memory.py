@@ -29,7 +29,7 @@ class LentMemory:
             self.file, path = tempfile.mkstemp(prefix=name, dir=SHARED_MEMORY)
             self._name = path
         os.ftruncate(self.file, max(size, 1))  # nothing cannot be mapped
-        self.handle: Handle = {"path": path, "file": os.path.realpath(path)}
+        self.handle: Handle = {"path": path, "file": _name_of(self.file)}
         """What `opened` takes."""
 
     def __enter__(self) -> "LentMemory":
@@ -56,8 +56,11 @@ def opened(handle: Handle, size: int) -> mmap.mmap:
 
     Raises OSError, and RuntimeError when it is the memory of another machine.
     """
-    path = handle["path"]
-    if os.path.realpath(path) != handle["file"]:
-        raise RuntimeError(f"{path} is another file here: it was lent on another machine")
-    with open(path, "rb") as file:
+    with open(handle["path"], "rb") as file:
+        if _name_of(file.fileno()) != handle["file"]:
+            raise RuntimeError(f"{handle['path']} is another file here: it was lent on another machine")
         return mmap.mmap(file.fileno(), max(size, 1), prot=mmap.PROT_READ)
+
+
+def _name_of(file: int) -> str:
+    return os.readlink(f"/proc/self/fd/{file}")

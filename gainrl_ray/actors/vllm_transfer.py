@@ -113,9 +113,12 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def _tensors(self, info: UpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
         """The bucket's tensors: from a broadcast, or from its pieces after a look at their checksum."""
         entries = tuple(_entry(fields) for fields in info.entries)
-        if info.pieces is None and info.memory is None:
+        if info.memory is not None:
+            pieces = _lent_pieces(info.memory, entries)
+        elif info.pieces is not None:
+            pieces = tuple(info.pieces)
+        else:
             return self._broadcast(AnnouncedBucket(index=info.index, entries=entries))
-        pieces = tuple(info.pieces) if info.memory is None else _lent_pieces(info.memory, entries)
         bucket = WeightBucket(index=info.index, entries=entries, pieces=pieces, checksum=info.checksum)
         bucket.check()
         return unpack(bucket)
