@@ -35,6 +35,13 @@ class TensorEntry(NamedTuple):
     dtype: str  # torch's name without the module: "bfloat16"
     shape: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        import torch
+
+        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
+
 
 class StreamTotal(NamedTuple):
     """What a whole stream of buckets holds; its last bucket declares it."""
@@ -112,7 +119,7 @@ class AnnouncedBucket:
     @property
     def size(self) -> int:
         """Bytes of the buffer, which has gaps where a tensor would not be aligned."""
-        return self._places()[-1]
+        return places(self.entries)[-1]
 
     def buffer(self, device: torch.device) -> torch.Tensor:
         """[size] uint8, not yet filled."""
@@ -124,20 +131,17 @@ class AnnouncedBucket:
         """(name, tensor) of every entry, as views of the buffer."""
         import torch
 
-        for entry, place in zip(self.entries, self._places(), strict=False):
-            dtype = getattr(torch, entry.dtype)
-            flat = buffer[place : place + math.prod(entry.shape) * dtype.itemsize]
-            yield entry.name, flat.view(dtype).view(entry.shape)
+        for entry, place in zip(self.entries, places(self.entries), strict=False):
+            flat = buffer[place : place + entry.size]
+            yield entry.name, flat.view(getattr(torch, entry.dtype)).view(entry.shape)
 
-    def _places(self) -> list[int]:
-        """Where each tensor begins in the buffer, and the buffer's end, bytes."""
-        import torch
 
-        places = [0]
-        for entry in self.entries:
-            end = places[-1] + math.prod(entry.shape) * getattr(torch, entry.dtype).itemsize
-            places.append(-(-end // ALIGNMENT) * ALIGNMENT)
-        return places
+def places(entries: Iterable[TensorEntry]) -> list[int]:
+    """Where each tensor begins in a buffer for all, and the buffer's end, bytes; a tensor begins aligned."""
+    found = [0]
+    for entry in entries:
+        found.append(-(-(found[-1] + entry.size) // ALIGNMENT) * ALIGNMENT)
+    return found
 
 
 class _Stream:

@@ -259,8 +259,8 @@ class RolloutEngine:
             if bucket is None:
                 break
             size += bucket.size
-            info = update_info(bucket, in_process=self._in_process)
-            self._engine.collective_rpc("update_weights", kwargs={"update_info": info})
+            with update_info(bucket, in_process=self._in_process) as info:
+                self._engine.collective_rpc("update_weights", kwargs={"update_info": info})
         self._engine.collective_rpc("finish_weight_update")
         return pull_s, time.monotonic() - begun - pull_s, size
 

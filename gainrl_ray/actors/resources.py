@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gainrl_ray.actors.devices import check_packages
 from gainrl_ray.config import Config
 from gainrl_ray.errors import ResourceError
 
 LEARNER_PART = 0.6
 """Of a GPU that a learner rank shares with an engine: above one half, so that no two ranks land on one GPU."""
+
+HEAD = "node:__internal_head__"
+"""By which Ray marks the head among the resources, beside one of its own per node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,8 @@ def preflight(shares: tuple[Share, ...], supply: Mapping[str, float], autoscalin
 
     Raises:
         ResourceError: the shares do not fit and the cluster does not grow; on an autoscaling cluster the wait
-            for placement has its own deadline instead.
+            for placement has its own deadline instead. Or the packages cannot serve them: on a cluster of this node
+            alone, since others can have other packages, and refuse for themselves.
     """
     short = shortage(shares, supply)
     if short and not autoscaling:
@@ -95,6 +100,9 @@ def preflight(shares: tuple[Share, ...], supply: Mapping[str, float], autoscalin
             f"{short}. Lower rollout.engines, learner.workers or their cpus_per_*/gpus_per_* settings, "
             "or run on a larger cluster"
         )
+    nodes = [name for name in supply if name.startswith("node:") and name != HEAD]
+    if len(nodes) == 1 and not autoscaling:
+        check_packages([(share.part, share.gpus) for share in shares])
     need = ", ".join(
         f"{s.count} {s.part} x {{{', '.join(f'{k}: {v:g}' for k, v in s.bundle.items())}}}" for s in shares
     )

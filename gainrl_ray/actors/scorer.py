@@ -23,6 +23,7 @@ from ray.actor import ActorHandle
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
+from gainrl_ray.actors.devices import check_torch, device_environment
 from gainrl_ray.actors.measures import Measure
 from gainrl_ray.actors.resources import Share, shortage
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
@@ -100,9 +101,11 @@ class Scorer:
         self._batch_tokens, self._measure, self._job = scoring.batch_tokens, measure, job
         self._tokenizing, self._running = threading.Lock(), threading.Lock()
         device = "cuda" if scoring.gpus_per_actor else "cpu"
+        os.environ.update(device_environment(scoring.gpus_per_actor))  # CUDA reads it when it is first asked
         _use_threads(threads_of_scorer(scoring, _cores()))
         self._refusal: GainrlError | None = None
         try:
+            check_torch("scorer", scoring.gpus_per_actor)
             self._prompts = PromptBuilder(load_tokenizer(model), prompt)
             self._loaded = measure.load(load_model(model).to(device))
         except GainrlError as error:

@@ -32,6 +32,8 @@ def session(config: RayConfig) -> Iterator[None]:
         # listens on it; on loopback alone nobody outside can reach a cluster without tokens.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Read by each of Ray's processes: actors and tasks that ask for no GPU see none.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     import ray
 
     if ray.is_initialized():

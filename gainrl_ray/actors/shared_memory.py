@@ -2,8 +2,6 @@
 
 import json
 import mmap
-import os
-import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
+
+from gainrl_ray.actors.lent_memory import LentMemory, opened
 
 LEARNER = 0  # its rank
 
@@ -20,8 +20,7 @@ class SharedMemory:
 
     The learner says through the group's store where a bucket lies, and packs the next one when every member has
     answered that it has its copy: one bucket is held, and no wait is longer than `stall_s`. A GPU's memory is opened
-    by CUDA IPC, on the same physical GPU; on CPU the file of the learner's anonymous memory is opened, which is gone
-    with the processes that hold it, however they end.
+    by CUDA IPC, on the same physical GPU; on CPU the learner lends its own.
     """
 
     def __init__(self, store: TCPStore, rank: int, size: int, device: torch.device, stall_s: float) -> None:
@@ -30,16 +29,15 @@ class SharedMemory:
         self._rank, self._members, self._device = rank, range(1, size), device
         self._limit = timedelta(seconds=stall_s)
         self._bucket = 0
-        self._file: int | None = None  # of the packing buffer
+        self._lent: LentMemory | None = None  # the packing buffer
 
     def packing_buffer(self, size: int) -> Tensor:
         """[size] uint8 that members can open, in the place of an older one."""
         if self._device.type == "cuda":
             return torch.empty(size, dtype=torch.uint8, device=self._device)
         self._forget()
-        self._file = os.memfd_create(f"gainrl-{uuid.uuid4().hex}")
-        os.ftruncate(self._file, size)
-        return torch.frombuffer(mmap.mmap(self._file, size), dtype=torch.uint8)
+        self._lent = LentMemory(size)
+        return torch.frombuffer(mmap.mmap(self._lent.file, size), dtype=torch.uint8)
 
     def broadcast(self, buffer: Tensor) -> None:
         """Bring the learner's bytes, from the start of its packing buffer, into every other member's `buffer`.
@@ -59,9 +57,9 @@ class SharedMemory:
         self._forget()
 
     def _forget(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._lent is not None:
+            self._lent.close()
+            self._lent = None
 
     def _lend(self, store: TCPStore, key: str, buffer: Tensor) -> None:
         store.set(key, json.dumps(self._handle(buffer)))
@@ -91,17 +89,12 @@ class SharedMemory:
             # Shared anew for every bucket: each time counts one reader, who is done before the answer.
             fields = buffer.untyped_storage()._share_cuda_()
             return {"gpu": _gpu(self._device), "fields": [_plain(field) for field in fields]}
-        assert self._file is not None, "packing_buffer comes first"
-        path = f"/proc/{os.getpid()}/fd/{self._file}"
-        return {"path": path, "file": os.readlink(path)}
+        assert self._lent is not None, "packing_buffer comes first"
+        return self._lent.handle
 
     def _copy(self, handle: dict[str, Any], buffer: Tensor) -> None:
         if self._device.type == "cpu":
-            path = handle["path"]
-            if os.readlink(path) != handle["file"]:
-                raise RuntimeError(f"{path} is another file here: the learner is on another machine")
-            with open(path, "rb") as file, mmap.mmap(file.fileno(), buffer.nbytes, prot=mmap.PROT_READ) as mapped:
-                buffer.numpy()[:] = np.frombuffer(mapped, dtype=np.uint8)
+            buffer.numpy()[:] = np.frombuffer(opened(handle, buffer.nbytes), dtype=np.uint8)
             return
         if handle["gpu"] != _gpu(self._device):
             raise RuntimeError(f"it is of GPU {handle['gpu']}, this engine is on GPU {_gpu(self._device)}")

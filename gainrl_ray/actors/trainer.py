@@ -7,6 +7,7 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from gainrl_ray.actors.devices import device_environment
 from gainrl_ray.actors.resources import gpu_shares
 from gainrl_ray.config import Config
 
@@ -26,6 +27,7 @@ def build_trainer(config: Config, run_name: str, loop: Callable[[Any], None], ta
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if config.ray.autoscaling else "0")
     resources = {"CPU": learner.cpus_per_worker} | ({"GPU": gpu_shares(config)[0]} if gpu else {})
     threads = {} if gpu else {"OMP_NUM_THREADS": str(learner.threads_per_worker), "DS_ACCELERATOR": "cpu"}
+    variables = threads | device_environment(learner.gpus_per_worker)
     return TorchTrainer(
         loop,
         train_loop_config=task,
@@ -38,6 +40,6 @@ def build_trainer(config: Config, run_name: str, loop: Callable[[Any], None], ta
                 max_failures=config.run.max_failures, controller_failure_limit=config.run.max_failures
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoint.keep_last),
-            worker_runtime_env={"env_vars": threads},
+            worker_runtime_env={"env_vars": variables},
         ),
     )

@@ -6,15 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gainrl_ray.actors.devices import check_vllm, device_environment
 from gainrl_ray.actors.vllm_adapter import lora_arguments
-from gainrl_ray.actors.vllm_plugin import BACKEND, register
+from gainrl_ray.actors.vllm_plugin import BACKEND, MARK, register
 from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from gainrl_ray.model.loading import model_folder
 
 
 def environment(rollout: RolloutConfig, *, in_process: bool) -> dict[str, str]:
-    """The environment of an engine's process; vLLM and OpenMP read it when they are first imported."""
-    variables = {
+    """The environment of an engine's processes; vLLM and OpenMP read it when they are first imported."""
+    variables = device_environment(rollout.gpus_per_engine) | {
+        MARK: "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if in_process else "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
@@ -40,7 +42,11 @@ def runs_in_process(rollout: RolloutConfig) -> bool:
 def build_engine(
     model: ModelConfig, rollout: RolloutConfig, lora: LoraConfig, max_model_len: int, in_process: bool
 ) -> Any:
-    """vLLM's LLMEngine with the model folder's own weights, the object-store weight transfer and prefix caching."""
+    """vLLM's LLMEngine with the model folder's own weights, the object-store weight transfer and prefix caching.
+
+    Raises ResourceError when the vLLM of this environment cannot run on the engine's devices.
+    """
+    check_vllm(rollout.gpus_per_engine)
     from vllm import EngineArgs, LLMEngine
     from vllm.config import WeightTransferConfig
 

@@ -3,7 +3,9 @@
 Imported by vLLM alone (see `vllm_plugin`), hence the imports of vLLM at the top.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from gainrl_ray.actors.buckets import AnnouncedBucket, TensorEntry, Way, WeightBucket, unpack
+from gainrl_ray.actors.buckets import AnnouncedBucket, TensorEntry, Way, WeightBucket, places, unpack
+from gainrl_ray.actors.lent_memory import Handle, LentMemory, opened
 from gainrl_ray.actors.vllm_reading import Reading
 from gainrl_ray.actors.weight_group import WeightGroup
 from gainrl_ray.errors import WeightSyncError
@@ -37,24 +40,36 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """One bucket; plain values, so that it passes to another process without pickling."""
+    """One bucket; with neither pieces nor memory its bytes come by broadcast.
+
+    Plain values but for the pieces, so that it passes to another process without pickling.
+    """
 
     index: int
     entries: Sequence[Sequence[Any]]  # fields of TensorEntry
-    pieces: Sequence[Any] | None = None  # per entry, a [bytes] uint8 array in process, bytes from another process
-    checksum: int = 0  # of the pieces; without pieces the bytes come by broadcast
+    pieces: Sequence[np.ndarray] | None = None  # those of the bucket, within its process
+    memory: Handle | None = None  # where they lie for workers in other processes, as `places` has it
+    checksum: int = 0  # of the pieces
     contents: Sequence[Sequence[Any]] | None = None  # fields of Contents that the model is to have; no bucket then
 
 
-def update_info(bucket: WeightBucket | AnnouncedBucket, *, in_process: bool) -> dict[str, Any]:
-    """The keywords of UpdateInfo for a bucket; the bytes are copied only when they must leave the process."""
+@contextmanager
+def update_info(bucket: WeightBucket | AnnouncedBucket, *, in_process: bool) -> Iterator[dict[str, Any]]:
+    """The keywords of UpdateInfo for a bucket, valid within the block.
+
+    For workers in other processes, one or many, the bytes are copied once into memory that they open.
+    """
     announced = {"index": bucket.index, "entries": [list(entry) for entry in bucket.entries]}
     if isinstance(bucket, AnnouncedBucket):
-        return announced
-    return announced | {
-        "pieces": list(bucket.pieces) if in_process else [piece.tobytes() for piece in bucket.pieces],
-        "checksum": bucket.checksum,
-    }
+        yield announced
+    elif in_process:
+        yield announced | {"pieces": list(bucket.pieces), "checksum": bucket.checksum}
+    else:
+        *starts, size = places(bucket.entries)
+        with LentMemory(size) as memory:
+            for start, piece in zip(starts, bucket.pieces, strict=True):
+                memory.write(start, piece.data)
+            yield announced | {"memory": memory.handle, "checksum": bucket.checksum}
 
 
 class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -104,9 +119,12 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def _tensors(self, info: UpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
         """The bucket's tensors: from a broadcast, or from its pieces after a look at their checksum."""
         entries = tuple(_entry(fields) for fields in info.entries)
-        if info.pieces is None:
+        if info.memory is not None:
+            pieces = _lent_pieces(info.memory, entries)
+        elif info.pieces is not None:
+            pieces = tuple(info.pieces)
+        else:
             return self._broadcast(AnnouncedBucket(index=info.index, entries=entries))
-        pieces = tuple(np.frombuffer(piece, dtype=np.uint8) for piece in info.pieces)
         bucket = WeightBucket(index=info.index, entries=entries, pieces=pieces, checksum=info.checksum)
         bucket.check()
         return unpack(bucket)
@@ -167,6 +185,16 @@ def retie_head(model: torch.nn.Module, *, tied: bool) -> None:
     if len(heads) == 1 and len(embeddings) == 1:
         heads[0].weight = embeddings[0].weight
         heads[0].quant_method.process_weights_after_loading(heads[0])
+
+
+def _lent_pieces(memory: Handle, entries: Sequence[TensorEntry]) -> tuple[np.ndarray, ...]:
+    """Per entry a [bytes] uint8 view of lent memory, which lasts as long as they. Raises WeightSyncError."""
+    *starts, size = places(entries)
+    try:
+        buffer = np.frombuffer(opened(memory, size), dtype=np.uint8)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightSyncError(f"process {os.getpid()} cannot open the memory of its engine's actor: {error}") from error
+    return tuple(buffer[start : start + entry.size] for start, entry in zip(starts, entries, strict=True))
 
 
 def _entry(fields: Sequence[Any]) -> TensorEntry:
