@@ -81,9 +81,9 @@ def check_peft(config: LoraConfig) -> None:
         )
 
 
-def load_trained(config: ModelConfig, lora: LoraConfig, *, seed: int) -> Any:
+def load_trained(config: ModelConfig, lora: LoraConfig, *, seed: int, sequence_tokens: int | None = None) -> Any:
     """The model to train: as `load_model` gives it, with adapters when `lora` says so. Raises as both."""
-    model = load_model(config)
+    model = load_model(config, sequence_tokens=sequence_tokens)
     if lora.rank:
         add_adapters(model, lora, seed=seed)
     return model
