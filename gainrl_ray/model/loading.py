@@ -1,9 +1,7 @@
 """Models and tokenizers of the run, loaded or refused with a reason."""
 
-import hashlib
 import logging
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ from gainrl_ray.errors import ModelError
 from gainrl_ray.model.positions import fix_rope_factors, grows_with_rows
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
-_WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
-_CHUNK_BYTES = 1 << 22
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +51,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         )
     except Exception as error:
         raise ModelError(
-            f"model.path {config.path!r}: its tokenizer does not load ({_brief(error)}); "
+            f"model.path {config.path!r}: its tokenizer does not load ({brief(error)}); "
             "the folder needs tokenizer.json and tokenizer_config.json"
         ) from error
     # Without tokenizer files transformers returns one that knows special tokens only.
@@ -95,7 +91,7 @@ def load_model(config: ModelConfig, dtype: str | None = None, sequence_tokens: i
             output_loading_info=True,
         )
     except Exception as error:
-        raise ModelError(f"model.path {config.path!r}: its weights do not load ({_brief(error)})") from error
+        raise ModelError(f"model.path {config.path!r}: its weights do not load ({brief(error)})") from error
     if loaded["missing_keys"]:
         missing = sorted(loaded["missing_keys"])
         raise ModelError(
@@ -136,13 +132,13 @@ def check_model(config: ModelConfig) -> Any:
     Raises ModelError for what `load_tokenizer` refuses, for anything but a causal language model, for a tokenizer
     whose vocabulary (but for added tokens) goes beyond the embedding's rows, and for damaged weight files.
     """
-    tokenizer = load_tokenizer(config)
+    rows, tokenizer = embedding_rows(config), load_tokenizer(config)
     added = tokenizer.added_tokens_decoder
     rowless = rowless_tokens(tokenizer, (each for each in tokenizer.get_vocab().values() if each not in added))
     if rowless:
         raise ModelError(
             f"model.path {config.path!r}: the tokenizer's vocabulary has {len(rowless)} tokens beyond the embedding's "
-            f"{embedding_rows(config)} rows, {rowless[0]!r} for one; tokenizer and weights are of different models"
+            f"{rows} rows, {rowless[0]!r} for one; tokenizer and weights are of different models"
         )
     if attention(config) != config.attention:
         logger.warning(
@@ -198,32 +194,6 @@ def named_as_on_disk(model: Any, name: str, tensor: Any) -> Iterator[tuple[str, 
         yield part, value.contiguous()
 
 
-def model_digest(config: ModelConfig) -> str:
-    """Hex sha256 that changes whenever the model's function may: config.json and the bytes of all weight files.
-
-    For a hub name: of the name and the commit it resolves to. Raises ModelError when there is nothing to digest.
-    """
-    folder = model_folder(config)
-    if not Path(folder).is_dir():
-        return hashlib.sha256(f"hub:{folder}@{_hub_commit(config)}".encode()).hexdigest()
-    files = sorted({path for pattern in _WEIGHT_PATTERNS for path in Path(folder).glob(pattern)})
-    if not files:
-        raise ModelError(f"model.path {config.path!r} holds no weights: expected *.safetensors or pytorch_model*.bin")
-    stats = [(path, path.stat()) for path in (Path(folder) / "config.json", *files)]
-    return _files_digest(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
-
-
-@lru_cache(maxsize=8)  # a large model's weights take long to read, and several signals ask
-def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Hex sha256 of names, sizes and bytes; files: path, size, time of the last change."""
-    digest = hashlib.sha256()
-    for path, size, _ in files:
-        digest.update(f"{path.name}:{size}:".encode())
-        for chunk in _chunks(path):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def pad_token_id(tokenizer: Any) -> int:
     """The id that fills padded positions: the tokenizer's pad, else its eos, else 0 (padding is masked anyway).
 
@@ -247,7 +217,7 @@ def _causal_config(config: ModelConfig) -> Any:
         )
     except Exception as error:
         raise ModelError(
-            f"model.path {config.path!r}: its config does not load ({_brief(error)}); accepted are 'tiny', a Hugging "
+            f"model.path {config.path!r}: its config does not load ({brief(error)}); accepted are 'tiny', a Hugging "
             "Face model folder or a hub name; a model with own code needs model.trust_remote_code=true"
         ) from error
     names = architecture.architectures or []
@@ -269,33 +239,12 @@ def _mapped_types() -> set[str]:
     return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def _hub_commit(config: ModelConfig) -> str:
-    """The commit that a hub name resolves to, from the hub or from the local cache when the hub is out of reach."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot = snapshot_download(config.path, revision=config.revision, allow_patterns=["config.json"])
-    except Exception as error:
-        raise ModelError(
-            f"model.path {config.path!r} is neither 'tiny', nor a folder, nor a hub model that can be reached "
-            f"({_brief(error)})"
-        ) from error
-    return Path(snapshot).name
-
-
 def _revision(config: ModelConfig) -> str:
     """The hub revision; that of a folder has no effect."""
     return config.revision or "main"
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, piece by piece."""
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            yield chunk
-
-
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """Type and first line of an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -158,10 +158,7 @@ def head_is_plain(model: Any) -> bool:
 def _logprobs(
     logits: Tensor, targets: Tensor, temperature: float, unused_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of its distribution, [tokens] float32; logits: [tokens, vocab].
-
-    unused_ids: int64, of columns with probability 0.
-    """
+    """Log-probability of each target and entropy of its distribution, [tokens] float32; logits: [tokens, vocab]."""
     scaled = logits.float() / temperature
     if unused_ids is not None:
         scaled.index_fill_(-1, unused_ids, float("-inf"))

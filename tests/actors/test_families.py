@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import FAMILIES, ROLLOUT, FamilyHost, all_families, save_family
+import torch
+from model_families import FAMILIES, ROLLOUT, FamilyHost, all_families, save_family, some_ids
 
 from gainrl_ray.actors.vllm_setup import environment
+from gainrl_ray.config import ModelConfig
+from gainrl_ray.model.loading import load_model
 
 TOLERANCE = 1e-4  # nats, float32
 LIMIT_S = 300.0
@@ -40,3 +43,20 @@ def test_engine_and_learner_agree(host: Any, name: str, tmp_path: Path) -> None:
     assert min(found.moved.values()) > 10 * TOLERANCE, f"changes that do not show: {found.moved}"
     assert found.synced[worst] <= TOLERANCE, f"after a change of {worst} alone"
     assert max(found.trained, found.packed) <= TOLERANCE
+
+
+def test_ids_without_a_token_are_never_sampled(host: Any, tmp_path: Path) -> None:
+    import ray
+
+    folder = save_family("Qwen3", tmp_path)
+    config = ModelConfig(path=str(folder), dtype="float32")
+    model: Any = load_model(config)
+    with torch.no_grad():
+        model.lm_head.weight[model.unused_ids] *= 100
+        share = model(torch.tensor([some_ids(40)])).logits[0].softmax(-1)[:, model.unused_ids].sum(-1).mean()
+    assert share > 0.9, "they would not be sampled anyway"
+    model.save_pretrained(folder)
+    ids, in_completions, in_scores = ray.get(host.sample.remote(str(folder)), timeout=LIMIT_S)
+    assert len(ids) > 40
+    assert not set(ids) & set(model.unused_ids.tolist())
+    assert max(in_completions, in_scores) <= TOLERANCE

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gainrl_ray.config import ModelConfig, RolloutConfig
-from gainrl_ray.types import MicroBatch
+from gainrl_ray.types import MicroBatch, SampleRequest, Sampling
 
 ROLLOUT = RolloutConfig(max_num_seqs=8, kv_cache_gib=0.1)
 TOKENS = 96  # of the compared sequence, longer than the windows and original positions below
@@ -41,11 +41,13 @@ _LLAMA3_ROPE = {
 _GEMMA2 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}
 
 _LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0 + 0.1 * i for i in range(16)],
-    "long_factor": [4.0 + 2.0 * i for i in range(16)],
     "original_max_position_embeddings": 128,  # between the compared sequence and the engine's longest
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0 + 0.1 * i for i in range(16)],
+        "long_factor": [4.0 + 2.0 * i for i in range(16)],
+    },
 }
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 
@@ -59,7 +61,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": False}),
     "Qwen3, tied": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "Phi-3": ("phi3", {"sliding_window": None}),
-    "Phi-3.5, longrope": ("phi3", {"sliding_window": None, "rope_parameters": _LONGROPE}),
+    "Phi-3.5, longrope": ("phi3", {"sliding_window": None, **_LONGROPE}),
     "Llama, yarn": ("llama", {"rope_parameters": _YARN}),
     "Gemma 2": ("gemma2", {**_GEMMA2, "attn_logit_softcapping": 1.0, "final_logit_softcapping": 3.0}),
     "Gemma 3": ("gemma3_text", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}),
@@ -132,6 +134,25 @@ class FamilyHost:
         finally:
             pair.close()
 
+    def sample(self, folder: str) -> tuple[list[int], float, float]:
+        """All that a model sampled and took greedily; the largest difference of a completion's log-probabilities to
+        the learner's, and of the scores of a sequence."""
+        pair = Pair(ModelConfig(path=folder, dtype="float32"))
+        try:
+            pair.sync()
+            ids, worst = [], 0.0
+            for seed, temperature in ((0, 1.0), (1, 1.0), (2, 0.0)):
+                sampling = Sampling(temperature=temperature, top_p=1.0, max_new_tokens=40)
+                request = SampleRequest(request_id="r", token_ids=tuple(pair.ids), seed=seed, sampling=sampling)
+                completion = dict(pair.engine.generate([request], 1))["r"]
+                ids += completion.token_ids
+                if temperature == 1.0:
+                    learned = pair.learned([*pair.ids, *completion.token_ids])[TOKENS:]
+                    worst = max(worst, largest(completion.logprobs, learned))
+            return ids, worst, pair.difference()
+        finally:
+            pair.close()
+
 
 class Pair:
     """An engine and the learner's policy of one model."""
@@ -175,10 +196,10 @@ class Pair:
         named = (part for name, tensor in weights for part in named_as_on_disk(model, name, tensor))
         self.engine.sync(1, pack(named, 1 << 14))
 
-    def learned(self) -> tuple[float, ...]:
+    def learned(self, ids: Sequence[int] | None = None) -> tuple[float, ...]:
         from gainrl_ray.algo.batching import probe_batch
 
-        return tuple(self._forward(probe_batch(self.ids))[0].tolist())
+        return tuple(self._forward(probe_batch(ids or self.ids))[0].tolist())
 
     def difference(self) -> float:
         return largest(self.engine.score(self.ids), self.learned())
