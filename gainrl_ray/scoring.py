@@ -22,7 +22,8 @@ from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.data.scored_index import MANIFEST_FILE, AngleSignal, Fingerprint, Manifest, ScoredIndex
 from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import DataError
-from gainrl_ray.model.loading import check_model, model_digest
+from gainrl_ray.model.digest import model_digest
+from gainrl_ray.model.loading import check_model
 from gainrl_ray.model.prefill import SIGNAL_VERSION
 from gainrl_ray.storage import Storage
 

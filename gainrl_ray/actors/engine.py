@@ -18,7 +18,9 @@ from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs
 from gainrl_ray.actors.weights import Probe
 from gainrl_ray.algo.agreement import Agreement, agreement
 from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
+from gainrl_ray.data.vocabulary import unused_ids
 from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
+from gainrl_ray.model.loading import embedding_rows, load_tokenizer
 from gainrl_ray.types import Completion, SampleRequest
 
 PROBE_ID = "gainrl-probe"
@@ -92,7 +94,8 @@ class RolloutEngine:
         lora = lora or LoraConfig()
         self._engine = build_engine(model, rollout, lora, max_model_len, self._in_process)
         self._adapter = AdapterSlot(self._engine, lora) if lora.sends_adapters else None
-        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+        init_info = {"unused_ids": list(unused_ids(load_tokenizer(model), embedding_rows(model)))}
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
         self.state = EngineState.STALE
         self.version: int | None = None
         self._internal: dict[str, str] = {}

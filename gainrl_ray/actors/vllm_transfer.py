@@ -30,6 +30,7 @@ from gainrl_ray.errors import WeightSyncError
 class InitInfo(WeightTransferInitInfo):
     """A group in which buckets are broadcast; without one they come with the update calls."""
 
+    unused_ids: Sequence[int] = ()  # that stand for no token
     address: str | None = None
     port: int = 0
     way: Way = "gloo"
@@ -83,8 +84,13 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     _reading: Reading | None = None
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Join the group that `init_info` names, in the place of an older one. Raises WeightSyncError."""
+        """Rule the unused ids out, or join the group that `init_info` names, in the place of an older one.
+
+        Raises WeightSyncError.
+        """
         self.shutdown()
+        if init_info.unused_ids:
+            rule_out(self.model, torch.tensor(init_info.unused_ids, device=self.device))
         if init_info.address is not None:
             self._group = WeightGroup(
                 init_info.address,
@@ -99,6 +105,8 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def start_weight_update(self) -> None:
         """Put the layers on the meta device; the checkpoint's tensors arrive next."""
         self._loaded = set()
+        if self.device.type == "cpu":
+            unset_expert_kernels(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -166,6 +174,30 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if self._group is not None:
             self._group.close()
             self._group = None
+
+
+def rule_out(model: Any, token_ids: torch.Tensor) -> None:
+    """Nothing; makes these tokens impossible, in what is sampled and in log-probabilities of prompts alike."""
+    compute = model.compute_logits
+
+    def compute_logits(*arguments: Any, **options: Any) -> torch.Tensor | None:
+        logits = compute(*arguments, **options)  # None on ranks that do not sample
+        return None if logits is None else logits.index_fill_(-1, token_ids, float("-inf"))
+
+    model.compute_logits = compute_logits
+
+
+def unset_expert_kernels(model: torch.nn.Module) -> None:
+    """Nothing; makes layers of experts pack the weights that come next for their kernel.
+
+    On CPU vLLM packs them when it sets a layer's kernel up and takes those of an update for packed ones (see
+    `_setup_kernel` in `unquantized_fused_moe_method.py`). Elsewhere they are packed at each update, and captured
+    graphs need the kernels that there are.
+    """
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def retie_head(model: torch.nn.Module, *, tied: bool) -> None:

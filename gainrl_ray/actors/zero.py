@@ -64,9 +64,7 @@ class PolicyEngine:
         self._temperature = config.rollout.temperature
         self._tokenizer = check_model(config.model)
         deepspeed = start_deepspeed(rank=rank, world_size=world_size, deadline_s=learner.collective_deadline_s)
-        self._policy = PolicyModel(
-            load_trained(config.model, config.lora, seed=config.run.seed), learner.gradient_checkpointing
-        )
+        self._policy = PolicyModel(load_trained(config), learner.gradient_checkpointing)
         self.lines = self._policy.lines  # by which batches are made
         self._facts = zero_state.checkpoint_facts(config, world_size)
         self._measures = _measures_angles(self._policy.language_model, config)
@@ -148,7 +146,8 @@ class PolicyEngine:
         sharded under ZeRO-3, else a replica on each rank."""
         if self._config.lora.rank:
             return WithoutAdapters(self._engine, self._policy)
-        model = PolicyModel(load_model(self._config.model)).requires_grad_(False).eval()
+        loaded = load_model(self._config.model, sequence_tokens=self._config.sequence_tokens)
+        model = PolicyModel(loaded).requires_grad_(False).eval()
         if self._config.learner.zero_stage < 3:
             return model.to(self._engine.device)
         return start_engine(deepspeed, model=model, config=reference_config(settings))

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from gainrl_ray.config import PromptConfig
+from gainrl_ray.data.vocabulary import rowless_tokens
 from gainrl_ray.errors import DataError
 from gainrl_ray.types import Problem, Prompt, Span
 
@@ -66,6 +67,11 @@ class PromptBuilder:
             token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self.prefix_ids = self._shared_prefix()
+        if rowless := rowless_tokens(tokenizer, self.prefix_ids):
+            raise DataError(
+                f"the prompt's text before the question holds {rowless[0]!r}, for which the model has no row: its "
+                "tokenizer has more tokens than its embedding; use another chat template or system prompt"
+            )
 
     def build(self, problem: Problem) -> Prompt:
         """The prompt of one problem.
@@ -203,6 +209,8 @@ class PromptBuilder:
         if tuple(ids[:start]) != self.prefix_ids:
             return RefusedPrompt("changes the prefix", "the question changes the tokens of the shared prefix before it")
         stop = bisect_left(offsets, len(self._prefix_text) + len(problem.question), lo=start, key=lambda pair: pair[0])
+        if rowless := rowless_tokens(self._tokenizer, ids):
+            return RefusedPrompt("token unknown to the model", f"the model has no row for the token {rowless[0]!r}")
         special = self._special_token(problem.question, ids[start:stop])
         if special is not None:
             return RefusedPrompt("special token", f"the question contains the special token {special!r}")

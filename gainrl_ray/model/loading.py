@@ -1,17 +1,18 @@
 """Models and tokenizers of the run, loaded or refused with a reason."""
 
-import hashlib
+import logging
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gainrl_ray.config import Config, ModelConfig
+from gainrl_ray.data.vocabulary import ROWS, UNUSED_IDS, rowless_tokens, unused_ids
 from gainrl_ray.errors import ModelError
+from gainrl_ray.model.positions import fix_rope_factors, grows_with_rows
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
-_WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
-_CHUNK_BYTES = 1 << 22
+
+logger = logging.getLogger(__name__)
 
 
 def model_folder(config: ModelConfig) -> str:
@@ -37,7 +38,10 @@ def model_folder(config: ModelConfig) -> str:
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """The model's transformers tokenizer. Raises ModelError when there is none that loads."""
+    """The model's transformers tokenizer; its attribute `embedding_rows` is the number of ids that the model knows.
+
+    Raises ModelError when there is none that loads.
+    """
     from transformers import AutoTokenizer
 
     folder = model_folder(config)
@@ -47,20 +51,23 @@ def load_tokenizer(config: ModelConfig) -> Any:
         )
     except Exception as error:
         raise ModelError(
-            f"model.path {config.path!r}: its tokenizer does not load ({_brief(error)}); "
+            f"model.path {config.path!r}: its tokenizer does not load ({brief(error)}); "
             "the folder needs tokenizer.json and tokenizer_config.json"
         ) from error
     # Without tokenizer files transformers returns one that knows special tokens only.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"model.path {config.path!r} has no tokenizer: add tokenizer.json and tokenizer_config.json")
+    setattr(tokenizer, ROWS, embedding_rows(config))
     return tokenizer
 
 
-def load_model(config: ModelConfig, dtype: str | None = None) -> Any:
+def load_model(config: ModelConfig, dtype: str | None = None, sequence_tokens: int | None = None) -> Any:
     """The PreTrainedModel (causal language model) in evaluation mode on the CPU.
 
     Weights come from safetensors, else from a `.bin` read by `torch.load(weights_only=True)`.
-    `dtype`: "float32" or "bfloat16"; none = `config.dtype`.
+    `dtype`: "float32" or "bfloat16"; none = `config.dtype`. Its buffer `unused_ids` holds the ids that stand for no
+    token, where there are any. With `sequence_tokens`, the longest that an engine generates, its positions are the
+    engine's (see `fix_rope_factors`).
     Raises ModelError when it is no causal language model, or when weights are unreadable, of other shapes or missing
     (transformers would draw missing ones at random).
     """
@@ -78,13 +85,13 @@ def load_model(config: ModelConfig, dtype: str | None = None) -> Any:
             config=architecture,
             revision=_revision(config),
             dtype=getattr(torch, dtype or config.dtype),
-            attn_implementation=config.attention,
+            attn_implementation=attention(config),
             trust_remote_code=config.trust_remote_code,
             weights_only=True,
             output_loading_info=True,
         )
     except Exception as error:
-        raise ModelError(f"model.path {config.path!r}: its weights do not load ({_brief(error)})") from error
+        raise ModelError(f"model.path {config.path!r}: its weights do not load ({brief(error)})") from error
     if loaded["missing_keys"]:
         missing = sorted(loaded["missing_keys"])
         raise ModelError(
@@ -92,22 +99,53 @@ def load_model(config: ModelConfig, dtype: str | None = None) -> Any:
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): they would be random; "
             "give a folder with all weights"
         )
+    if unused := unused_ids(load_tokenizer(config), embedding_rows(config)):
+        model.register_buffer(UNUSED_IDS, torch.tensor(unused), persistent=False)
+    if sequence_tokens is not None:
+        fix_rope_factors(model, sequence_tokens)
     model.eval()
     return model
+
+
+def attention(config: ModelConfig) -> str:
+    """`config.attention`, or eager where sdpa would leave out a part of the model's attention.
+
+    That is the cap on its scores (Gemma 2), which transformers hands to sdpa in vain, and attention sinks (gpt-oss).
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    architecture = _causal_config(config)
+    is_capped = getattr(architecture.get_text_config(), "attn_logit_softcapping", None) is not None
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(architecture), None)
+    takes_sdpa = not is_capped and getattr(kind, "_supports_sdpa", True)
+    return "eager" if config.attention == "sdpa" and not takes_sdpa else config.attention
+
+
+def embedding_rows(config: ModelConfig) -> int:
+    """The number of ids that the model knows. Raises ModelError unless it is a causal language model."""
+    return _causal_config(config).get_text_config().vocab_size
 
 
 def check_model(config: ModelConfig) -> Any:
     """The model's tokenizer, after checking it against the model's config and weight files' headers.
 
     Raises ModelError for what `load_tokenizer` refuses, for anything but a causal language model, for a tokenizer
-    with ids beyond the embedding's rows, and for damaged weight files.
+    whose vocabulary (but for added tokens) goes beyond the embedding's rows, and for damaged weight files.
     """
-    rows = _causal_config(config).get_text_config().vocab_size
-    tokenizer = load_tokenizer(config)
-    if len(tokenizer) > rows:
+    rows, tokenizer = embedding_rows(config), load_tokenizer(config)
+    added = tokenizer.added_tokens_decoder
+    rowless = rowless_tokens(tokenizer, (each for each in tokenizer.get_vocab().values() if each not in added))
+    if rowless:
         raise ModelError(
-            f"model.path {config.path!r}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows; "
-            "tokenizer and weights are of different models"
+            f"model.path {config.path!r}: the tokenizer's vocabulary has {len(rowless)} tokens beyond the embedding's "
+            f"{rows} rows, {rowless[0]!r} for one; tokenizer and weights are of different models"
+        )
+    if attention(config) != config.attention:
+        logger.warning(
+            "model.path %r: %s attention, since %s leaves out a part of this model's (a cap on scores, or sinks)",
+            config.path,
+            attention(config),
+            config.attention,
         )
     _check_weight_files(config)
     return tokenizer
@@ -130,15 +168,18 @@ def _check_weight_files(config: ModelConfig) -> None:
 def check_positions(config: Config) -> None:
     """Raise ModelError when prompts and completions may be longer than the model has positions.
 
-    Without a word on models that stretch their positions (rope scaling): how far is for vLLM to say.
+    Without a word on models that stretch their positions (rope scaling): how far is for vLLM to say. Those that
+    stretch them by each row's length do so in transformers alone, so they may not need to.
     """
     text = _causal_config(config.model).get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
-    if positions is None or "factor" in str(getattr(text, "rope_parameters", None)):
+    is_dynamic = grows_with_rows(text)
+    if positions is None or ("factor" in str(getattr(text, "rope_parameters", None)) and not is_dynamic):
         return
     if config.sequence_tokens > positions:
+        beyond = ", beyond which its rope scaling 'dynamic' is another in vLLM" if is_dynamic else ""
         raise ModelError(
-            f"model.path {config.model.path!r} has {positions} positions; data.prompt.max_tokens "
+            f"model.path {config.model.path!r} has {positions} positions{beyond}; data.prompt.max_tokens "
             f"{config.data.prompt.max_tokens} and rollout.max_new_tokens {config.rollout.max_new_tokens} need "
             f"{config.sequence_tokens}: lower one of them"
         )
@@ -153,36 +194,13 @@ def named_as_on_disk(model: Any, name: str, tensor: Any) -> Iterator[tuple[str, 
         yield part, value.contiguous()
 
 
-def model_digest(config: ModelConfig) -> str:
-    """Hex sha256 that changes whenever the model's function may: config.json and the bytes of all weight files.
-
-    For a hub name: of the name and the commit it resolves to. Raises ModelError when there is nothing to digest.
-    """
-    folder = model_folder(config)
-    if not Path(folder).is_dir():
-        return hashlib.sha256(f"hub:{folder}@{_hub_commit(config)}".encode()).hexdigest()
-    files = sorted({path for pattern in _WEIGHT_PATTERNS for path in Path(folder).glob(pattern)})
-    if not files:
-        raise ModelError(f"model.path {config.path!r} holds no weights: expected *.safetensors or pytorch_model*.bin")
-    stats = [(path, path.stat()) for path in (Path(folder) / "config.json", *files)]
-    return _files_digest(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
-
-
-@lru_cache(maxsize=8)  # a large model's weights take long to read, and several signals ask
-def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Hex sha256 of names, sizes and bytes; files: path, size, time of the last change."""
-    digest = hashlib.sha256()
-    for path, size, _ in files:
-        digest.update(f"{path.name}:{size}:".encode())
-        for chunk in _chunks(path):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def pad_token_id(tokenizer: Any) -> int:
-    """The id that fills padded positions: the tokenizer's pad, else its eos, else 0 (padding is masked anyway)."""
+    """The id that fills padded positions: the tokenizer's pad, else its eos, else 0 (padding is masked anyway).
+
+    It is one that the model has a row for.
+    """
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
+        if token_id is not None and not rowless_tokens(tokenizer, [token_id]):
             return int(token_id)
     return 0
 
@@ -199,7 +217,7 @@ def _causal_config(config: ModelConfig) -> Any:
         )
     except Exception as error:
         raise ModelError(
-            f"model.path {config.path!r}: its config does not load ({_brief(error)}); accepted are 'tiny', a Hugging "
+            f"model.path {config.path!r}: its config does not load ({brief(error)}); accepted are 'tiny', a Hugging "
             "Face model folder or a hub name; a model with own code needs model.trust_remote_code=true"
         ) from error
     names = architecture.architectures or []
@@ -221,33 +239,12 @@ def _mapped_types() -> set[str]:
     return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def _hub_commit(config: ModelConfig) -> str:
-    """The commit that a hub name resolves to, from the hub or from the local cache when the hub is out of reach."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot = snapshot_download(config.path, revision=config.revision, allow_patterns=["config.json"])
-    except Exception as error:
-        raise ModelError(
-            f"model.path {config.path!r} is neither 'tiny', nor a folder, nor a hub model that can be reached "
-            f"({_brief(error)})"
-        ) from error
-    return Path(snapshot).name
-
-
 def _revision(config: ModelConfig) -> str:
     """The hub revision; that of a folder has no effect."""
     return config.revision or "main"
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, piece by piece."""
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            yield chunk
-
-
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """Type and first line of an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gainrl_ray.algo.randomness import coordinate_seed
-from gainrl_ray.config import LoraConfig, ModelConfig
+from gainrl_ray.config import Config, LoraConfig
 from gainrl_ray.errors import ConfigError
 from gainrl_ray.model.loading import load_model
 
@@ -81,11 +81,11 @@ def check_peft(config: LoraConfig) -> None:
         )
 
 
-def load_trained(config: ModelConfig, lora: LoraConfig, *, seed: int) -> Any:
-    """The model to train: as `load_model` gives it, with adapters when `lora` says so. Raises as both."""
-    model = load_model(config)
-    if lora.rank:
-        add_adapters(model, lora, seed=seed)
+def load_trained(config: Config) -> Any:
+    """The model to train: as `load_model` gives it, with adapters when `config.lora` says so. Raises as both."""
+    model = load_model(config.model, sequence_tokens=config.sequence_tokens)
+    if config.lora.rank:
+        add_adapters(model, config.lora, seed=config.run.seed)
     return model
 
 

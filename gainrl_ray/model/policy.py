@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gainrl_ray.algo.angles import angle_concentration
+from gainrl_ray.data.vocabulary import UNUSED_IDS
 from gainrl_ray.model.layout import Layout, lay_out, model_inputs
 from gainrl_ray.model.prefill import signal_module
 from gainrl_ray.types import LineKind, MicroBatch
@@ -45,6 +46,7 @@ class PolicyModel(nn.Module):
     positions alone, in chunks that are recomputed in the backward pass, so that no more than a chunk of logits
     exists. That is tried out at construction, not looked up by class name: models that scale or cap their logits
     (Gemma 2, Cohere, Granite) or have another head go through their own forward, with the logits of all positions.
+    Ids that stand for no token (see `load_model`) have probability 0.
     """
 
     def __init__(self, model: Any, gradient_checkpointing: bool = False) -> None:
@@ -68,15 +70,16 @@ class PolicyModel(nn.Module):
         zeros are returned.
         """
         model, inputs = self.language_model, {"use_cache": False} | inputs
+        unused_ids = getattr(model, UNUSED_IDS, None)
         if targets is None:
             model.base_model(**inputs)
             zeros = torch.zeros(predecessors.shape, device=predecessors.device)
             return zeros, zeros
         if self.response_head is not None:
             hidden = model.base_model(**inputs).last_hidden_state
-            return self.response_head(hidden.flatten(0, 1)[predecessors], targets, temperature)
+            return self.response_head(hidden.flatten(0, 1)[predecessors], targets, temperature, unused_ids)
         logits = model(**inputs).logits
-        return _logprobs(logits.flatten(0, 1)[predecessors], targets, temperature)
+        return _logprobs(logits.flatten(0, 1)[predecessors], targets, temperature, unused_ids)
 
 
 class ResponseHead(nn.Module):
@@ -94,13 +97,16 @@ class ResponseHead(nn.Module):
         """The language model's output embedding."""
         return self._linear[0]
 
-    def forward(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, temperature: float, unused_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of targets and entropies, each [tokens] float32, from hidden [tokens, hidden_size]."""
         linear = self.linear
         weight, bias = linear.weight, linear.bias
 
         def of_chunk(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-            return _logprobs(self.logits(nn.functional.linear(states, weight, bias)), ids, temperature)
+            logits = self.logits(nn.functional.linear(states, weight, bias))
+            return _logprobs(logits, ids, temperature, unused_ids)
 
         size = max(1, LOGITS_OF_A_CHUNK // linear.out_features)
         chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
@@ -152,9 +158,13 @@ def head_is_plain(model: Any) -> bool:
     return logits.shape == plain.shape and torch.allclose(logits.float(), plain.float(), rtol=1e-3, atol=1e-3)
 
 
-def _logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _logprobs(
+    logits: Tensor, targets: Tensor, temperature: float, unused_ids: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, [tokens] float32; logits: [tokens, vocab]."""
     scaled = logits.float() / temperature
+    if unused_ids is not None:
+        scaled.index_fill_(-1, unused_ids, float("-inf"))
     log_normaliser = scaled.logsumexp(dim=-1)
     logprobs = scaled.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_normaliser
     with torch.no_grad():

@@ -1,24 +1,29 @@
 """What loads as a model, and what is refused with a reason."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from model_families import save_family, some_ids
 
-from gainrl_ray.config import Config, ModelConfig
-from gainrl_ray.errors import ModelError
+from gainrl_ray.config import Config, ModelConfig, PromptConfig
+from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
+from gainrl_ray.errors import DataError, ModelError
+from gainrl_ray.model.digest import model_digest
 from gainrl_ray.model.loading import (
     TINY_FOLDER,
     check_model,
     check_positions,
     load_model,
-    model_digest,
+    load_tokenizer,
     model_folder,
     pad_token_id,
 )
+from gainrl_ray.types import Problem, Prompt
 
 
 @pytest.fixture
@@ -135,6 +140,9 @@ def test_sequences_longer_than_the_model_are_refused(copied: Path) -> None:
         check_positions(config)
     _edit(copied / "config.json", rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0})
     check_positions(config)
+    _edit(copied / "config.json", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    with pytest.raises(ModelError, match="has 100 positions, beyond which its rope scaling 'dynamic' is another in"):
+        check_positions(config)
 
 
 def test_a_missing_tokenizer_is_refused(copied: Path) -> None:
@@ -146,8 +154,77 @@ def test_a_missing_tokenizer_is_refused(copied: Path) -> None:
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(copied: Path) -> None:
     _edit(copied / "config.json", vocab_size=100)
-    with pytest.raises(ModelError, match=r"the tokenizer has \d+ tokens, the embedding 100 rows"):
+    with pytest.raises(ModelError, match=r"vocabulary has \d+ tokens beyond the embedding's 100 rows"):
         check_model(_config(copied))
+
+
+def test_added_tokens_without_a_row_do_no_harm_outside_prompts(copied: Path) -> None:
+    tokenizer = load_tokenizer(_config(copied))
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["<image>"])
+    tokenizer.save_pretrained(copied)
+    found = check_model(_config(copied))
+    assert found.convert_tokens_to_ids(["[PAD]", "<image>"]) == [rows, rows + 1]
+    assert found.pad_token_id == rows
+    assert pad_token_id(found) == found.eos_token_id < rows
+
+    builder = pickle.loads(pickle.dumps(PromptBuilder(found, PromptConfig())))
+    asked = [Problem(id=text, question=text, answer="", source="") for text in ("What is 2+3?", "See <image>.")]
+    good, bad = builder.build_all(asked)
+    assert isinstance(good, Prompt) and max(good.token_ids) < rows
+    assert bad == RefusedPrompt("token unknown to the model", "the model has no row for the token '<image>'")
+    with pytest.raises(DataError, match="before the question holds '<image>', for which the model has no row"):
+        PromptBuilder(found, PromptConfig(system="See <image>."))
+
+
+def test_ids_without_a_token_are_a_buffer_of_the_model(copied: Path) -> None:
+    assert not hasattr(load_model(_config("tiny")), "unused_ids")
+    model: Any = load_model(_config("tiny"))
+    rows = model.config.vocab_size
+    model.resize_token_embeddings(rows + 3, mean_resizing=False)
+    model.save_pretrained(copied)
+    padded = load_model(_config(copied))
+    assert padded.unused_ids.tolist() == [rows, rows + 1, rows + 2]
+    assert "unused_ids" not in padded.state_dict()
+
+
+def test_a_capped_model_gets_the_attention_that_caps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = save_family("Gemma 2", tmp_path)
+    assert check_model(_config(folder)) is not None
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "gainrl_ray.model.loading"]
+    assert said.endswith("eager attention, since sdpa leaves out a part of this model's (a cap on scores, or sinks)")
+    capped, tokens = load_model(_config(folder)), torch.tensor([some_ids(40)])
+    assert capped.config._attn_implementation == "eager"
+    with torch.no_grad():
+        right = capped(tokens).logits
+        capped.config._attn_implementation = "sdpa"
+        assert (right - capped(tokens).logits).abs().max() > 0.01, "sdpa caps too, so eager is not needed any more"
+        _edit(folder / "config.json", attn_logit_softcapping=None)
+        uncapped = load_model(_config(folder))
+        assert uncapped.config._attn_implementation == "sdpa"
+        torch.testing.assert_close(uncapped(tokens).logits, capped(tokens).logits)
+    assert load_model(_config(folder, attention="eager")).config._attn_implementation == "eager"
+
+
+def test_longrope_does_not_depend_on_other_rows(tmp_path: Path) -> None:
+    """Its original positions are 128."""
+    folder = save_family("Phi-3.5, longrope", tmp_path)
+    short, long = some_ids(60), some_ids(140)
+
+    def logits(model: Any, length: int) -> torch.Tensor:
+        """Of the short row beside one of this length."""
+        rows = torch.tensor([short + [0] * (length - 60), long[:length]])
+        with torch.no_grad():
+            return model(rows).logits[0, :60]
+
+    moving = load_model(_config(folder))
+    alone, beside = logits(moving, 60), logits(moving, 140)
+    assert (alone - beside).abs().max() > 0.1, "transformers chooses once for all, so nothing needs to be fixed"
+    for sequence_tokens, expected in ((128, alone), (129, beside)):
+        fixed = load_model(_config(folder), sequence_tokens=sequence_tokens)
+        torch.testing.assert_close(logits(fixed, 60), expected)
+        torch.testing.assert_close(logits(fixed, 140), expected)
 
 
 def test_code_of_a_model_runs_only_when_asked_for(copied: Path) -> None:

@@ -75,7 +75,8 @@ def test_merged_weights_are_those_that_peft_merges(make: Any) -> None:
 def test_adapters_are_drawn_from_the_seed_alone() -> None:
     def factors(seed: int) -> list[torch.Tensor]:
         torch.rand(3)  # the state of the global generator does not matter
-        model = load_trained(ModelConfig(path="tiny", dtype="float32"), LORA, seed=seed)
+        run = {"seed": seed}
+        model = load_trained(Config.model_validate({"model": {"dtype": "float32"}, "lora": LORA, "run": run}))
         return [source.weight.detach() for source in adapter_sources(model)]
 
     first, again, other = factors(4), factors(4), factors(5)

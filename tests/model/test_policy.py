@@ -1,5 +1,6 @@
 """Log-probabilities, entropy and angles of a micro-batch against plain computations."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,33 @@ def test_dropout_is_switched_off() -> None:
     model = _model("Qwen2", tie_word_embeddings=True, attention_dropout=0.5)
     policy = PolicyModel(model).train()
     assert torch.equal(_forward(policy, _batch()).logprobs, _forward(policy, _batch()).logprobs)
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Gemma2"], ids=["by its head", "by its own logits"])
+def test_ids_without_a_token_have_no_part_in_the_distribution(kind: str) -> None:
+    model, unused = _model(kind, tie_word_embeddings=False), [3, 91, 92, 93, 94, 95]
+    with torch.no_grad():
+        model.lm_head.weight[unused] *= 10
+    model.register_buffer("unused_ids", torch.tensor(unused), persistent=False)
+    batch = _batch()
+    batch = replace(batch, token_ids=np.where(batch.token_ids == 3, 4, batch.token_ids))
+    output = _forward(policy := PolicyModel(model), batch)
+    (output.logprobs.sum()).backward()
+    used = [token_id for token_id in range(96) if token_id not in unused]
+    shares = []
+    for row, place in zip(*np.nonzero(batch.response_mask), strict=True):
+        with torch.no_grad():
+            logits = (
+                model(torch.from_numpy(batch.token_ids[row : row + 1, :place])).logits[0, -1].double() / TEMPERATURE
+            )
+        shares.append(logits.softmax(-1)[unused].sum().item())
+        table = logits[used].log_softmax(-1)
+        expected = table[used.index(batch.token_ids[row, place])].item()
+        assert output.logprobs[row, place].item() == pytest.approx(expected, abs=1e-5)
+        assert output.entropy[row, place].item() == pytest.approx(-(table.exp() * table).sum().item(), abs=1e-5)
+    assert max(shares) > 0.3, "they would make no difference anyway"
+    gradient = policy.language_model.lm_head.weight.grad
+    assert not gradient[unused].any() and gradient[used].any()
 
 
 def test_bfloat16_gives_float32_logprobs(tiny_model_config: ModelConfig) -> None:

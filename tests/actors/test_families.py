@@ -1,0 +1,62 @@
+"""Engine and learner compute the same function for each family, as loaded, after a sync and after training."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_families import FAMILIES, ROLLOUT, FamilyHost, all_families, save_family, some_ids
+
+from gainrl_ray.actors.vllm_setup import environment
+from gainrl_ray.config import ModelConfig
+from gainrl_ray.model.loading import load_model
+
+TOLERANCE = 1e-4  # nats, float32
+LIMIT_S = 300.0
+FEW = ("Qwen3-MoE", "Mixtral", "Gemma 2", "Phi-3.5, longrope")
+
+
+@pytest.fixture(scope="module")
+def host(ray_session: None) -> Iterator[Any]:
+    """A process for one engine after another."""
+    import ray
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[FamilyHost.__module__])  # workers cannot import a test module
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": environment(ROLLOUT, in_process=True)}}
+    actor = ray.remote(FamilyHost).options(**options).remote()
+    yield actor
+    ray.kill(actor)
+
+
+# Each starts an engine, which takes seconds: GAINRL_ALL_FAMILIES=1 tries all, as after a change of versions.
+@pytest.mark.parametrize("name", FAMILIES if all_families() else FEW)
+def test_engine_and_learner_agree(host: Any, name: str, tmp_path: Path) -> None:
+    import ray
+
+    found = ray.get(host.check.remote(str(save_family(name, tmp_path))), timeout=LIMIT_S)
+    worst = max(found.synced, key=lambda group: found.synced[group])
+    print(f"| {name} | {found.loaded:.1e} | {found.synced[worst]:.1e} | {found.trained:.1e} | {found.packed:.1e} |")
+    assert found.loaded <= TOLERANCE
+    assert min(found.moved.values()) > 10 * TOLERANCE, f"changes that do not show: {found.moved}"
+    assert found.synced[worst] <= TOLERANCE, f"after a change of {worst} alone"
+    assert max(found.trained, found.packed) <= TOLERANCE
+
+
+def test_ids_without_a_token_are_never_sampled(host: Any, tmp_path: Path) -> None:
+    import ray
+
+    folder = save_family("Qwen3", tmp_path)
+    config = ModelConfig(path=str(folder), dtype="float32")
+    model: Any = load_model(config)
+    with torch.no_grad():
+        model.lm_head.weight[model.unused_ids] *= 100
+        share = model(torch.tensor([some_ids(40)])).logits[0].softmax(-1)[:, model.unused_ids].sum(-1).mean()
+    assert share > 0.9, "they would not be sampled anyway"
+    model.save_pretrained(folder)
+    ids, in_completions, in_scores = ray.get(host.sample.remote(str(folder)), timeout=LIMIT_S)
+    assert len(ids) > 40
+    assert not set(ids) & set(model.unused_ids.tolist())
+    assert max(in_completions, in_scores) <= TOLERANCE
