@@ -16,6 +16,7 @@ from torch import Tensor
 from gainrl_ray.actors.broadcast import Receivers, stall_s, way
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import BroadcastSender, StoreSender
+from gainrl_ray.actors.weight_group import prepare
 from gainrl_ray.actors.weights import Probe
 from gainrl_ray.actors.zero import PolicyEngine
 from gainrl_ray.checkpoint import RunState, commit_due
@@ -87,8 +88,9 @@ class _Learner:
 
     def _open_broadcaster(self) -> BroadcastSender:
         chosen = way(self._config)
-        on_gpu = chosen == "nccl" or (chosen == "ipc" and self._config.learner.gpus_per_worker > 0)
+        on_gpu = chosen == "nccl" or (chosen == "ipc" and self._config.learner.on_gpu)
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        prepare(chosen)
         return BroadcastSender(ray.util.get_node_ip_address(), device, chosen, stall_s(self._config))
 
     def _restore(self) -> RunState | None:
@@ -121,7 +123,7 @@ class _Learner:
         """
         started = time.monotonic()
         logprobs = self._policy.probe(self._task.probe_tokens) if verify else None
-        if self._takes_turns:  # the engines wake up as soon as the version is known
+        if self._takes_turns:  # all ranks: the engines wake up as soon as the version is known
             self._policy.rest()
         probe = None if logprobs is None else Probe(token_ids=self._task.probe_tokens, logprobs=logprobs)
         receivers = self._offer(version, attempt, probe)
