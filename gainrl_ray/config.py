@@ -88,7 +88,21 @@ class ModelConfig(Node):
     trust_remote_code: bool = False
     """Run Python code shipped with the model."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention implementation of learner and scorer."""
+    """Attention implementation of learner and scorer; flash_attention_2 needs bfloat16, and is sdpa without GPUs."""
+
+    @property
+    def on_cpu(self) -> "ModelConfig":
+        """The same for a process that computes on the CPU, which has no flash attention."""
+        return self.model_copy(update={"attention": "sdpa"}) if self.attention == "flash_attention_2" else self
+
+    @model_validator(mode="after")
+    def _flash_attention_takes_16_bits(self) -> "ModelConfig":
+        if self.attention == "flash_attention_2" and self.dtype == "float32":
+            raise ValueError(
+                "model.attention=flash_attention_2 needs model.dtype=bfloat16, received float32: its kernels take "
+                "16-bit numbers only; use model.attention=sdpa for float32"
+            )
+        return self
 
 
 class SourceConfig(Node):
@@ -390,6 +404,11 @@ class LearnerConfig(Node):
     """Non-finite updates in a row that stop the run."""
     max_kl: PositiveFloat | None = None
     """KL to the reference policy (mismatch KL without one) that stops the run; null = no limit."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether ranks compute on GPUs: whether they were given any, whatever their machine has."""
+        return self.gpus_per_worker > 0
 
 
 class LoraConfig(Node):

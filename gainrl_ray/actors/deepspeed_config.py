@@ -17,6 +17,9 @@ from gainrl_ray.errors import ConfigError
 
 _logger = logging.getLogger(__name__)
 
+BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
+"""What learner ranks talk by, by device."""
+
 _LARGEST_BUCKET = 5 * 10**8
 _DECIDED_HERE = {
     "train_batch_size": "learner.microbatch_tokens",
@@ -56,6 +59,7 @@ def deepspeed_config(config: Config, *, ranks: int, parameters: int) -> dict[str
                 "eps": optimizer.eps,
                 "weight_decay": optimizer.weight_decay,
                 "torch_adam": True,
+                "fused": True,
             },
         },
         "bf16": {"enabled": is_bf16, "check_grad_overflow": is_bf16},
@@ -64,7 +68,10 @@ def deepspeed_config(config: Config, *, ranks: int, parameters: int) -> dict[str
     # Stage 0 has no float32 accumulation of bfloat16 gradients in DeepSpeed.
     if is_bf16 and learner.zero_stage > 0:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    return _merged(settings, learner.deepspeed)
+    settings = _merged(settings, learner.deepspeed)
+    if not settings["optimizer"]["params"]["torch_adam"]:
+        del settings["optimizer"]["params"]["fused"]  # DeepSpeed's own kernels do not know the word
+    return settings
 
 
 def reference_config(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,14 +105,12 @@ def start_engine(deepspeed: Any, **arguments: Any) -> Any:
     return engine
 
 
-def start_deepspeed(*, rank: int, world_size: int, deadline_s: float) -> Any:
-    """The deepspeed module, ready for deepspeed.initialize, its messages sent to `logging`.
+def start_deepspeed(device: str, *, rank: int, ranks: int, deadline_s: float) -> Any:
+    """The deepspeed module, ready for deepspeed.initialize on `device` (cuda, cpu), its messages sent to `logging`.
 
-    Joins the process group when nobody has yet: by the MASTER_ADDR environment, or alone when world_size is 1.
+    Joins the process group when nobody has yet: by the MASTER_ADDR environment, or alone when `ranks` is 1.
     """
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ["DS_ACCELERATOR"] = device  # it would take a GPU that it finds
     os.environ.setdefault("LOCAL_RANK", "0")
     # On import its logger takes hold of stdout.
     with contextlib.redirect_stdout(io.StringIO()) as chatter:
@@ -117,15 +122,16 @@ def start_deepspeed(*, rank: int, world_size: int, deadline_s: float) -> Any:
     # It calls collectives by names that torch has since renamed, at every step.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     _logger.debug(chatter.getvalue())
-    # Shared-memory collectives serve inference only, and would be compiled at the first start.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if on_gpu else "gloo"
+    # What it could compile is found out by running compilers, for every kernel that it has, when the first is asked
+    # about: its shared-memory collectives, which serve inference only and would be compiled then.
+    deepspeed.ops.__dict__["__compatible_ops__"] = {}
+    backend = BACKENDS[device]
     if not torch.distributed.is_initialized():
-        alone = world_size == 1 and "MASTER_ADDR" not in os.environ
+        alone = ranks == 1 and "MASTER_ADDR" not in os.environ
         torch.distributed.init_process_group(
             backend,
             rank=rank,
-            world_size=world_size,
+            world_size=ranks,
             timeout=timedelta(seconds=deadline_s),
             store=torch.distributed.HashStore() if alone else None,  # pyright: ignore[reportPrivateImportUsage]
         )
@@ -138,12 +144,12 @@ def _zero(config: Config, parameters: int) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": learner.zero_stage,
         "reduce_bucket_size": min(_LARGEST_BUCKET, max(parameters, 1)),
-        "overlap_comm": torch.cuda.is_available(),
+        "overlap_comm": learner.on_gpu,
     }
     if learner.offload_optimizer == "cpu":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": learner.on_gpu}
     if learner.offload_params == "cpu":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        zero["offload_param"] = {"device": "cpu", "pin_memory": learner.on_gpu}
     return zero
 
 

@@ -17,6 +17,7 @@ from gainrl_ray.actors.broadcast import Receivers, stall_s, way
 from gainrl_ray.actors.contents import contents
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import BroadcastSender, StoreSender
+from gainrl_ray.actors.weight_group import prepare
 from gainrl_ray.actors.weights import Probe
 from gainrl_ray.actors.zero import PolicyEngine
 from gainrl_ray.checkpoint import RunState, commit_due
@@ -88,8 +89,9 @@ class _Learner:
 
     def _open_broadcaster(self) -> BroadcastSender:
         chosen = way(self._config)
-        on_gpu = chosen == "nccl" or (chosen == "ipc" and self._config.learner.gpus_per_worker > 0)
+        on_gpu = chosen == "nccl" or (chosen == "ipc" and self._config.learner.on_gpu)
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        prepare(chosen)
         return BroadcastSender(ray.util.get_node_ip_address(), device, chosen, stall_s(self._config))
 
     def _restore(self) -> RunState | None:
@@ -122,7 +124,7 @@ class _Learner:
         """
         started = time.monotonic()
         probe = self._probe() if verify else None
-        if self._takes_turns:  # the engines wake up as soon as the version is known
+        if self._takes_turns:  # all ranks: the engines wake up as soon as the version is known
             self._policy.rest()
         receivers = self._offer(version, attempt, probe)
         offered = time.monotonic()

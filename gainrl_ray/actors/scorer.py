@@ -29,6 +29,7 @@ from gainrl_ray.actors.resources import Share, shortage
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.errors import DeadlineError, GainrlError, ResourceError
+from gainrl_ray.model.device import device_type
 from gainrl_ray.model.loading import load_model, load_tokenizer
 from gainrl_ray.storage import Storage
 
@@ -100,14 +101,15 @@ class Scorer:
     ) -> None:
         self._batch_tokens, self._measure, self._job = scoring.batch_tokens, measure, job
         self._tokenizing, self._running = threading.Lock(), threading.Lock()
-        device = "cuda" if scoring.gpus_per_actor else "cpu"
         os.environ.update(device_environment(scoring.gpus_per_actor))  # CUDA reads it when it is first asked
         _use_threads(threads_of_scorer(scoring, _cores()))
         self._refusal: GainrlError | None = None
         try:
             check_torch("scorer", scoring.gpus_per_actor)
             self._prompts = PromptBuilder(load_tokenizer(model), prompt)
-            self._loaded = measure.load(load_model(model).to(device))
+            device = device_type(scoring.gpus_per_actor, "scoring.gpus_per_actor")
+            loaded = load_model(model.on_cpu if device == "cpu" else model)
+            self._loaded = measure.load(loaded.to(device))
         except GainrlError as error:
             # Of an error in an actor's constructor Ray hands on the text only, of one in a call the exception.
             self._refusal = error

@@ -11,7 +11,7 @@ def rest(engine: Any, reference: Any) -> None:
     Weights can be read from there. On CPU the states pass through the same calls and stay where they are. Under ZeRO-3
     parameters and optimizer live in host memory anyway (the settings ask for it), and nothing is moved.
     """
-    on_gpu = torch.cuda.is_available()
+    on_gpu = engine.device.type == "cuda"
     if engine.zero_optimization_stage() == 2:
         engine.offload_states(pin_memory=on_gpu)
         _move(engine, reference, "cpu")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,10 @@ from gainrl_ray.errors import WeightSyncError
 
 LOOK_S = 0.0005  # how often a broadcast between GPUs is looked at
 
+# Not vLLM's own way by a StatelessProcessGroup: that pickles, and goes on in silence where NCCL is missing.
+_COMMUNICATORS = "vllm.distributed.device_communicators"
+_NCCL_MODULES = (f"{_COMMUNICATORS}.pynccl", f"{_COMMUNICATORS}.pynccl_wrapper", "vllm.utils.nccl")
+
 
 class _Collective(Protocol):
     def packing_buffer(self, size: int) -> Tensor: ...
@@ -26,6 +31,12 @@ class _Collective(Protocol):
     def broadcast(self, buffer: Tensor) -> None: ...
 
     def close(self) -> None: ...
+
+
+def prepare(way: Way) -> None:
+    """Import what a group by `way` needs: vLLM takes seconds, which nobody waits for while a group forms."""
+    for name in _NCCL_MODULES if way == "nccl" else ():
+        import_module(name)
 
 
 class WeightGroup:
@@ -111,18 +122,14 @@ class _Gloo:
 
 class _Nccl:
     def __init__(self, store: TCPStore, rank: int, size: int, device: torch.device, stall_s: float) -> None:
-        # Not vLLM's own way by a StatelessProcessGroup: that pickles, and goes on in silence where NCCL is missing.
-        from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
-        from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
-        from vllm.utils.nccl import unpinned_nccl_env
-
+        nccl, wrapper, environment = (import_module(name) for name in _NCCL_MODULES)
         if rank == LEARNER:
-            store.set("nccl", bytes(NCCLLibrary().ncclGetUniqueId()).hex())
+            store.set("nccl", bytes(wrapper.NCCLLibrary().ncclGetUniqueId()).hex())
         unique_id = bytes.fromhex(store.get("nccl").decode())
 
-        def form() -> PyNcclCommunicator:
-            with unpinned_nccl_env():
-                return PyNcclCommunicator.from_unique_id_bytes(unique_id, rank, size, device)
+        def form() -> Any:
+            with environment.unpinned_nccl_env():
+                return nccl.PyNcclCommunicator.from_unique_id_bytes(unique_id, rank, size, device)
 
         self._communicator = _within(stall_s, form)
         if self._communicator.disabled:

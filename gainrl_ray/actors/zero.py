@@ -18,11 +18,11 @@ from gainrl_ray.actors.deepspeed_config import (
     start_deepspeed,
     start_engine,
 )
-from gainrl_ray.algo.angles import without_diagonal
 from gainrl_ray.algo.losses import policy_loss
 from gainrl_ray.config import Config
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.errors import ModelError
+from gainrl_ray.model.device import device_type
 from gainrl_ray.model.liger import fuse
 from gainrl_ray.model.loading import check_model, load_model
 from gainrl_ray.model.lora import WithoutAdapters, adapter_sources, load_trained, merged_sources
@@ -58,12 +58,14 @@ class PolicyEngine:
         needs the angles. Under another curriculum such a model is trained, and no angles are reported.
         """
         learner = config.learner
-        if not torch.cuda.is_available():
+        device = device_type(learner.gpus_per_worker, "learner.gpus_per_worker")
+        if device == "cpu":
             torch.set_num_threads(learner.threads_per_worker)
+            config = config.model_copy(update={"model": config.model.on_cpu})
         self._config, self._rank, self._world_size = config, rank, world_size
         self._temperature = config.rollout.temperature
         self._tokenizer = check_model(config.model)
-        deepspeed = start_deepspeed(rank=rank, world_size=world_size, deadline_s=learner.collective_deadline_s)
+        deepspeed = start_deepspeed(device, rank=rank, ranks=world_size, deadline_s=learner.collective_deadline_s)
         self._policy = PolicyModel(load_trained(config), learner.gradient_checkpointing)
         self.lines = self._policy.lines  # by which batches are made
         self._facts = zero_state.checkpoint_facts(config, world_size)
@@ -116,8 +118,12 @@ class PolicyEngine:
         return gathered(self._policy.language_model, rank=self._rank, on_host=on_host)
 
     def rest(self) -> None:
-        """Leave the device to others until `resume`; weights can be read, saved and exported meanwhile."""
+        """Leave the device to others until `resume`; weights can be read, saved and exported meanwhile.
+
+        Returns when all ranks have left theirs: one alone may say so, and engines wake up on all of them.
+        """
         turns.rest(self._engine, self._reference)
+        torch.distributed.barrier()
 
     def resume(self) -> None:
         """Take the device again, before an update or a probe."""
@@ -256,14 +262,9 @@ class PolicyEngine:
         return True, grad_norm
 
     def _keep_angles(self, measured: Angles | None, angles: dict[int, float]) -> None:
-        """Add the angle concentration of each slot, as the scored index counts it (scoring.diagonal)."""
-        if measured is None:
-            return
-        c_intra = measured.c_intra.numpy()
-        if not self._config.scoring.diagonal:
-            c_intra = without_diagonal(c_intra, measured.question_tokens.numpy())
-        values = c_intra + measured.c_inter.numpy()
-        angles.update(zip(measured.slots.tolist(), values.tolist(), strict=True))
+        """Add the angle concentration of each slot, as the scored index counts it."""
+        if measured is not None:
+            angles.update(measured.by_slot(diagonal=self._config.scoring.diagonal))
 
     def _report(self, tallies: list[_Tally], angles: dict[int, float], seconds: float) -> UpdateReport:
         applied = [tally for tally in tallies if tally.applied]

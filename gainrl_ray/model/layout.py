@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gainrl_ray.types import LineKind, MicroBatch
 
@@ -28,11 +28,12 @@ class Layout:
     targets: Tensor  # [tokens] int64: the response tokens
     line_of_row: Tensor  # [rows] int64
     start_of_row: Tensor  # [rows] int64, place of its first token in the line
+    longest: int  # tokens of the longest row
 
     def to(self, device: Any) -> "Layout":
         """The same on another device."""
-        tensors = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "kind"}
-        return replace(self, **tensors)
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return replace(self, **{name: each.to(device) for name, each in fields.items() if isinstance(each, Tensor)})
 
 
 def lay_out(batch: MicroBatch, response_mask: np.ndarray, kind: LineKind) -> Layout:
@@ -61,7 +62,7 @@ def lay_out(batch: MicroBatch, response_mask: np.ndarray, kind: LineKind) -> Lay
     wanted = np.nonzero(response_mask)
     starts = np.zeros_like(line_of_row)
     arrays = token_ids, segments, places[wanted[0], wanted[1] - 1], batch.token_ids[wanted], line_of_row, starts
-    return Layout(kind, *map(torch.from_numpy, arrays))
+    return Layout(kind, *map(torch.from_numpy, arrays), longest=int(batch.lengths.max()))
 
 
 def _end_to_end(batch: MicroBatch, response_mask: np.ndarray) -> Layout:
@@ -73,20 +74,33 @@ def _end_to_end(batch: MicroBatch, response_mask: np.ndarray) -> Layout:
     wanted = np.nonzero(response_mask)
     predecessors = starts[wanted[0]] + wanted[1] - 1
     arrays = batch.token_ids[is_token][None], numbers[None], predecessors, batch.token_ids[wanted]
-    return Layout(LineKind.END_TO_END, *map(torch.from_numpy, (*arrays, np.zeros_like(starts), starts)))
+    tensors = map(torch.from_numpy, (*arrays, np.zeros_like(starts), starts))
+    return Layout(LineKind.END_TO_END, *tensors, longest=int(lengths.max()))
 
 
-def model_inputs(layout: Layout, *, additive: torch.dtype | None) -> dict[str, Tensor]:
+def has_flash_attention(model: Any) -> bool:
+    """Whether the model's attention is a kind of flash attention, by whatever name transformers found it."""
+    from transformers.utils.generic import is_flash_attention_requested
+
+    return is_flash_attention_requested(model.config)
+
+
+def mask_dtype(model: Any) -> torch.dtype | None:
+    """The dtype of the mask numbers that this model's attention adds; None where it takes booleans."""
+    return None if model.config._attn_implementation == "sdpa" else model.dtype
+
+
+def model_inputs(layout: Layout, *, additive: torch.dtype | None) -> dict[str, Any]:
     """What a transformers model takes for the layout.
 
-    Lines of one row each need the plain mask of what is padding. Rows end to end need their positions alone: where
-    these start over, transformers ends what a token attends to (by cu_seqlens in flash attention). Packs need their
-    positions and the mask of who sees whom, [lines, 1, width, width]: boolean, or 0 and -inf-like numbers of the dtype
-    `additive`.
+    Lines of one row each need the plain mask of what is padding. Rows end to end need their positions, and where each
+    row begins, which flash attention would otherwise find out from the positions in every layer, waiting for the GPU
+    each time. Packs need their positions and the mask of who sees whom, [lines, 1, width, width]: boolean, or 0 and
+    -inf-like numbers of the dtype `additive`.
     """
     segments = layout.segments
     if layout.kind is LineKind.END_TO_END:
-        return {"input_ids": layout.token_ids, "position_ids": _positions(segments)}
+        return {"input_ids": layout.token_ids, "position_ids": _positions(segments), **_row_bounds(layout)}
     if int(segments.max()) <= 1:
         return {"input_ids": layout.token_ids, "attention_mask": (segments != _PADDING).long()}
     width = segments.shape[1]
@@ -98,6 +112,13 @@ def model_inputs(layout: Layout, *, additive: torch.dtype | None) -> dict[str, T
     if additive is not None:
         mask = torch.zeros(mask.shape, dtype=additive, device=mask.device).masked_fill(~mask, torch.finfo(additive).min)
     return {"input_ids": layout.token_ids, "attention_mask": mask, "position_ids": _positions(segments)}
+
+
+def _row_bounds(layout: Layout) -> dict[str, Any]:
+    """Where rows of one line begin and end, as transformers hands it to flash attention (FlashAttentionKwargs)."""
+    bounds = nn.functional.pad(layout.start_of_row, (0, 1), value=layout.token_ids.shape[1]).int()
+    longest = layout.longest
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
 
 
 def _positions(segments: Tensor) -> Tensor:

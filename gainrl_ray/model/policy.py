@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gainrl_ray.algo.angles import angle_concentration
+from gainrl_ray.algo.angles import angle_concentration, without_diagonal
 from gainrl_ray.data.vocabulary import UNUSED_IDS
-from gainrl_ray.model.layout import Layout, lay_out, model_inputs
+from gainrl_ray.model.layout import Layout, lay_out, mask_dtype, model_inputs
 from gainrl_ray.model.prefill import signal_module
-from gainrl_ray.types import LineKind, MicroBatch
+from gainrl_ray.model.trials import head_is_plain, line_kind
+from gainrl_ray.types import MicroBatch
 
 LOGITS_OF_A_CHUNK = 1 << 26
 """Logits held at a time, numbers: 256 MiB in float32."""
@@ -28,6 +29,13 @@ class Angles:
     c_intra: Tensor
     c_inter: Tensor
     question_tokens: Tensor  # int64
+
+    def by_slot(self, *, diagonal: bool) -> dict[int, float]:
+        """The sum of both parts by slot; `diagonal`: with the angles of tokens with themselves (scoring.diagonal)."""
+        c_intra = self.c_intra.numpy()
+        if not diagonal:
+            c_intra = without_diagonal(c_intra, self.question_tokens.numpy())
+        return dict(zip(self.slots.tolist(), (c_intra + self.c_inter.numpy()).tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,9 @@ class PolicyModel(nn.Module):
 
     Where the logits are a linear head on the base model's last hidden states, the head is applied to response
     positions alone, in chunks that are recomputed in the backward pass, so that no more than a chunk of logits
-    exists. That is tried out at construction, not looked up by class name: models that scale or cap their logits
-    (Gemma 2, Cohere, Granite) or have another head go through their own forward, with the logits of all positions.
+    exists. That is tried out at construction (`model.trials`), not looked up by class name: models that scale or cap
+    their logits (Gemma 2, Cohere, Granite) or have another head go through their own forward, with the logits of all
+    positions.
     Ids that stand for no token (see `load_model`) have probability 0.
     """
 
@@ -146,18 +155,6 @@ def forward_micro_batch(
     return PolicyOutput(logprobs=logprobs, entropy=entropy.detach(), angles=measured[0] if measured else None)
 
 
-def head_is_plain(model: Any) -> bool:
-    """True when the model's logits are its output embedding applied to its base model's last hidden states."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or model.base_model is model:
-        return False
-    token_ids = torch.arange(4, device=head.weight.device).unsqueeze(0)
-    with torch.no_grad(), _attention_anywhere(model):
-        logits = model(input_ids=token_ids, use_cache=False).logits
-        plain = head(model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state)
-    return logits.shape == plain.shape and torch.allclose(logits.float(), plain.float(), rtol=1e-3, atol=1e-3)
-
-
 def _logprobs(
     logits: Tensor, targets: Tensor, temperature: float, unused_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -172,81 +169,6 @@ def _logprobs(
         # A probability of 0 has a log of -inf and no part in the entropy.
         entropy = -(log_probabilities.exp() * log_probabilities.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
     return logprobs, entropy
-
-
-def line_kind(model: Any) -> LineKind:
-    """How rows go through the model: end to end with flash attention, else packed, where that changes nothing.
-
-    That is tried out on a prompt with two completions, since masks of four dimensions and positions are not understood
-    by every attention and architecture. Layers that look back over a window only are refused by name: a short line
-    would not show the difference.
-    """
-    config = model.config.get_text_config()
-    windows = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or ())
-    if windows or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
-        return LineKind.ROWS
-    kind = LineKind.PACKS
-    if _has_flash_attention(model):
-        kind = LineKind.END_TO_END
-        if not getattr(model, "_supports_attention_backend", False):  # its layers may keep positions from the kernel
-            return LineKind.ROWS
-    try:
-        with torch.no_grad(), _attention_anywhere(model):
-            wanted, found = (_trial_states(model, each) for each in (LineKind.ROWS, kind))
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
-        return LineKind.ROWS
-    tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
-    return kind if (wanted - found).abs().max() <= tolerance * wanted.abs().max() else LineKind.ROWS
-
-
-def _trial_states(model: Any, kind: LineKind) -> Tensor:
-    """[tokens, hidden_size] float32: last hidden states before the trial's response tokens."""
-    layout = lay_out(_TRIAL, _TRIAL.response_mask, kind).to(model.device)
-    states = model.base_model(**model_inputs(layout, additive=mask_dtype(model)), use_cache=False).last_hidden_state
-    return states.flatten(0, 1)[layout.predecessors].float()
-
-
-def _has_flash_attention(model: Any) -> bool:
-    return model.config._attn_implementation.startswith("flash_attention")
-
-
-@contextmanager
-def _attention_anywhere(model: Any) -> Iterator[None]:
-    """Models are tried out on the CPU, where they were loaded: one with flash attention, which needs a GPU, by sdpa."""
-    chosen = model.config._attn_implementation
-    if _has_flash_attention(model):
-        model.config._attn_implementation = "sdpa"
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = chosen
-
-
-def mask_dtype(model: Any) -> torch.dtype | None:
-    """The dtype of the mask numbers that this model's attention adds; None where it takes booleans."""
-    return None if model.config._attn_implementation == "sdpa" else model.dtype
-
-
-def _trial() -> MicroBatch:
-    """Two completions of three and two tokens after a prompt of four."""
-    mask = np.zeros((2, 7), dtype=bool)
-    mask[0, 4:7] = mask[1, 4:6] = True
-    zeros = np.zeros(mask.shape, dtype=np.float32)
-    return MicroBatch(
-        token_ids=np.asarray([[5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 12, 13, 0]]),
-        lengths=np.asarray([7, 6]),
-        response_mask=mask,
-        token_weights=zeros,
-        advantages=zeros[:, 0],
-        generator_logprobs=zeros,
-        prefix_stop=np.asarray([1, 1]),
-        question_stop=np.asarray([3, 3]),
-        slots=np.asarray([-1, -1]),
-        packs=np.asarray([0, 0]),
-    )
-
-
-_TRIAL = _trial()
 
 
 def _never_empty(mask: np.ndarray) -> np.ndarray:

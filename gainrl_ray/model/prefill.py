@@ -73,19 +73,27 @@ class PrefixBatch:
         return states.flatten(0, 1)[within.flatten().nonzero().squeeze(1).to(states.device)]
 
 
-def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The decoder's blocks, found by structure: the longest list of blocks whose last has an `mlp`.
-
-    Raises: ModelError naming the class when there is no such list.
-    """
+def block_list(model: nn.Module) -> tuple[nn.Module, str] | None:
+    """The module that holds the list of the decoder's blocks, and the list's name there: the longest of such a name."""
     get_decoder: Any = getattr(model, "get_decoder", None)
     decoder: Any = get_decoder() if callable(get_decoder) else model
     lists = [
-        module
-        for name, module in decoder.named_modules()
-        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in _LAYER_LISTS and len(module) > 0
+        (len(child), owner, name)
+        for owner in decoder.modules()
+        for name, child in owner.named_children()
+        if isinstance(child, nn.ModuleList) and name in _LAYER_LISTS and len(child) > 0
     ]
-    blocks = max(lists, key=len, default=None)
+    longest = max(lists, key=lambda found: found[0], default=None)
+    return None if longest is None else longest[1:]
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder's blocks, found by structure: the longest list of blocks, whose last has an `mlp`.
+
+    Raises: ModelError naming the class when there is no such list.
+    """
+    found = block_list(model)
+    blocks: Any = None if found is None else getattr(*found)
     if blocks is None or not isinstance(getattr(blocks[-1], "mlp", None), nn.Module):
         raise ModelError(
             f"{type(model).__name__} has no signal layer: expected a list of decoder blocks named "
