@@ -154,7 +154,7 @@ def test_a_failed_conversion_leaves_nothing_half_made(
 
     with monkeypatch.context() as patch:
         patch.setattr(named, "convert", breaks_off)
-        with pytest.raises(ModelError, match="No space left on device.*GAINRL_CACHE_DIR"):
+        with pytest.raises(ModelError, match=r"No space left on device.*GAINRL_CACHE_DIR"):
             named_folder(model, cache)
     assert sorted(path.name for path in cache.iterdir()) == [model.file, "small.lock"]
     assert (named_folder(model, cache) / "model.safetensors").is_file()
