@@ -235,8 +235,9 @@ run_job() {
   shift
   job=gainrl-$verb-$(date +%Y%m%d-%H%M%S)-$$
   environment=$(CALLER=$caller "$venv/bin/python" -c 'import json, os
-print(json.dumps({"env_vars": {"GAINRL_CALLER_DIR": os.environ["CALLER"], "RAY_JOB_STOP_WAIT_TIME_S": "120"},
-                  "excludes": [".local/", ".git/", "runs/"]}))')
+variables = {"GAINRL_CALLER_DIR": os.environ["CALLER"], "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+variables |= {name: os.environ[name] for name in ("GAINRL_CACHE_DIR",) if name in os.environ}
+print(json.dumps({"env_vars": variables, "excludes": [".local/", ".git/", "runs/"]}))')
   cd "$root"
   [[ -t 1 ]] || color=false
   ray job submit --log-style pretty --log-color "$color" --submission-id "$job" --working-dir . \

@@ -16,7 +16,7 @@ from gainrl_ray.config_layers import Layer, did_you_mean, flatten, merge, resolv
 from gainrl_ray.errors import ConfigError
 
 DEFAULT_PRESET = "demo"
-BUILT_IN = ("arithmetic", "tiny")
+BUILT_IN = ("arithmetic", "tiny", "smollm2-135m")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

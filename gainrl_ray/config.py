@@ -80,7 +80,8 @@ class ModelConfig(Node):
     """The policy."""
 
     path: str = "tiny"
-    """`tiny` (built in), a folder or a hub name of a causal language model that transformers and vLLM load."""
+    """`tiny` (built in), `smollm2-135m` (fetched from the package index at first use), a folder or a hub name of a
+    causal language model that transformers and vLLM load."""
     revision: str | None = None
     """Hub revision."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

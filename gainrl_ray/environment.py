@@ -1,9 +1,14 @@
 """What the process's environment variables say; read once, at the edge."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gainrl-ray"
 
 
 class Environment(BaseSettings):
@@ -13,3 +18,5 @@ class Environment(BaseSettings):
     """Folder that relative paths start from: Ray runs a submitted job in a copy of the working directory."""
     ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
     """The cluster of the submitted job, or the one the user named."""
+    cache_dir: Path = Field(default_factory=_user_cache, validation_alias="GAINRL_CACHE_DIR")
+    """Folder of what is fetched once and used again: named models, other projects' packages for benchmarks."""

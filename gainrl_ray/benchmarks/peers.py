@@ -1,6 +1,5 @@
 """Other projects' packages in an environment of their own, made when a benchmark first needs it."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import venv
 from importlib.metadata import version
 from pathlib import Path
 
+from gainrl_ray.environment import Environment
 from gainrl_ray.errors import BenchmarkError
 
 INSTALL_S = 1800.0
@@ -21,7 +21,7 @@ def peer_python(name: str, *requirements: str) -> Path:
     Raises BenchmarkError with pip's last lines when that does not work.
     """
     wanted = [f"torch=={version('torch')}", *requirements]
-    folder = _cache() / name
+    folder = Environment().cache_dir / "peers" / name
     python, stamp = folder / "bin" / "python", folder / "requirements.txt"
     if stamp.exists() and stamp.read_text().split() == wanted:
         return python
@@ -49,8 +49,3 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise BenchmarkError(f"installing took longer than {INSTALL_S:.0f} s: {' '.join(command)}") from error
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "gainrl-ray" / "peers"

@@ -7,21 +7,28 @@ from typing import Any
 
 from gainrl_ray.config import Config, ModelConfig
 from gainrl_ray.data.vocabulary import ROWS, UNUSED_IDS, rowless_tokens, unused_ids
+from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ModelError
+from gainrl_ray.model.named import NAMED, named_folder
 from gainrl_ray.model.positions import fix_rope_factors, grows_with_rows
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
+_NAMES = ", ".join(map(repr, ("tiny", *NAMED)))
 
 logger = logging.getLogger(__name__)
 
 
 def model_folder(config: ModelConfig) -> str:
-    """The folder or hub name that transformers and vLLM are given; `tiny` becomes the packaged folder.
+    """The folder or hub name that transformers and vLLM are given; `tiny` becomes the packaged folder, a named model
+    the folder that this node keeps of it.
 
-    Raises ModelError when the path reads like a folder and is none, or is a folder without config.json.
+    Raises ModelError when the path reads like a folder and is none, is a folder without config.json, or names a model
+    that cannot be fetched.
     """
     if config.path == "tiny":
         return str(TINY_FOLDER)
+    if config.path in NAMED:
+        return str(named_folder(NAMED[config.path], Environment().cache_dir / "models"))
     folder = Path(config.path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -31,8 +38,8 @@ def model_folder(config: ModelConfig) -> str:
         return str(folder)
     if folder.exists() or config.path.startswith((".", "/", "~")) or config.path.count("/") > 1:
         raise ModelError(
-            f"model.path {config.path!r} is no folder: accepted are 'tiny', an existing Hugging Face model folder, "
-            "or a hub name such as 'Qwen/Qwen2.5-0.5B-Instruct'"
+            f"model.path {config.path!r} is no folder: accepted are {_NAMES}, an existing Hugging Face model "
+            "folder, or a hub name such as 'Qwen/Qwen2.5-0.5B-Instruct'"
         )
     return config.path
 
@@ -217,8 +224,8 @@ def _causal_config(config: ModelConfig) -> Any:
         )
     except Exception as error:
         raise ModelError(
-            f"model.path {config.path!r}: its config does not load ({brief(error)}); accepted are 'tiny', a Hugging "
-            "Face model folder or a hub name; a model with own code needs model.trust_remote_code=true"
+            f"model.path {config.path!r}: its config does not load ({brief(error)}); accepted are {_NAMES}, a "
+            "Hugging Face model folder or a hub name; a model with own code needs model.trust_remote_code=true"
         ) from error
     names = architecture.architectures or []
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())

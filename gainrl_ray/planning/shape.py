@@ -68,6 +68,8 @@ def model_shape(config: ModelConfig) -> ModelShape:
 
     Raises ModelError for a folder that cannot be used, a family without a formula here, or an unknown hub name.
     """
+    if config.path == "smollm2-135m":  # known without fetching it
+        return SMOLLM2_135M
     folder = model_folder(config)
     file = Path(folder) / "config.json"
     if file.is_file():
@@ -109,6 +111,19 @@ LLAMA_3B = ModelShape(
     qkv_bias=False,
 )
 """Llama 3.2 3B, after its published config.json."""
+
+SMOLLM2_135M = ModelShape(
+    layers=30,
+    hidden=576,
+    intermediate=1536,
+    heads=9,
+    key_value_heads=3,
+    head_size=64,
+    vocabulary=49_152,
+    tied=True,
+    qkv_bias=False,
+)
+"""SmolLM2 135M, after its published config.json."""
 
 
 def shape_from_json(values: dict[str, Any]) -> ModelShape:

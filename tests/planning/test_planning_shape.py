@@ -36,6 +36,13 @@ def test_hub_models_have_their_published_counts(name: str, count: int) -> None:
     assert model_shape(ModelConfig(path=name)).parameters == count
 
 
+def test_a_named_model_is_planned_without_fetching_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("GAINRL_CACHE_DIR", str(tmp_path))
+    # 30 layers of 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536 + 2 * 576 = 3,540,096, 576, one embedding of 49152 * 576
+    assert model_shape(ModelConfig(path="smollm2-135m")).parameters == 134_515_008
+    assert not list(tmp_path.iterdir())
+
+
 def test_biases_and_head_norms_are_counted() -> None:
     sizes = {
         **{"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
