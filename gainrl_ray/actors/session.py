@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from gainrl_ray.config import RayConfig
+from gainrl_ray.devices import choose_visible
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ResourceError
 
@@ -32,6 +33,7 @@ def session(config: RayConfig) -> Iterator[None]:
         # listens on it; on loopback alone nobody outside can reach a cluster without tokens.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        choose_visible()
     import ray
 
     if ray.is_initialized():
@@ -62,6 +64,13 @@ def session(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def free_supply() -> Mapping[str, float]:
+    """What of the connected cluster's resources nobody has, by name."""
+    import ray
+
+    return ray.available_resources()
 
 
 def cluster_supply() -> Mapping[str, float]:
