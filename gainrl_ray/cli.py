@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -26,6 +26,26 @@ class Arguments:
     configs: tuple[str, ...]
     overrides: tuple[tuple[str, str | None], ...]
     help: str | None
+
+
+class Named(NamedTuple):
+    """Dotted keys of settings that somebody gave a value."""
+
+    anywhere: frozenset[str]
+    by_user: frozenset[str]  # on the command line, or in a file that is no preset
+
+
+def named_settings(argv: Sequence[str], *, presets: Path, base: Path | None = None) -> Named:
+    """What the command line of `load_config` names, its presets and files included; a job's own options count too."""
+    arguments = parse_arguments(argv)
+    given: set[str] = set()
+    for key, text in arguments.overrides:
+        given.update(name for name, _ in flatten({key: yaml_value(text) if text and text[0] == "{" else None}))
+    shipped: set[str] = set()
+    for file in (_config_file(name, presets, base or Path.cwd()) for name in arguments.configs):
+        keys = {key for key, _ in flatten(yaml_layer(file.read_bytes(), origin=file.name).tree)}
+        (shipped if file.is_relative_to(presets) else given).update(keys)
+    return Named(anywhere=frozenset(given | shipped), by_user=frozenset(given))
 
 
 def load_config(argv: Sequence[str], *, presets: Path, base: Path | None = None) -> Config:

@@ -5,12 +5,13 @@ Every run is an ordinary one, so that a comparison which was killed or stopped g
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gainrl_ray.actors.lanes import Lanes
 from gainrl_ray.actors.resources import budget, preflight, side_by_side, threads
 from gainrl_ray.actors.session import cluster_supply
+from gainrl_ray.cli import Named, diff_configs
 from gainrl_ray.comparing.command import Comparison
 from gainrl_ray.comparing.curves import cell_records, curves, is_finished
 from gainrl_ray.comparing.grid import Arm, Cell, Grid, arms_text, changes, read_arms
@@ -20,6 +21,7 @@ from gainrl_ray.comparing.table import make_table, runs_by_arm
 from gainrl_ray.data.signal_store import DIAGNOSTICS_FILE
 from gainrl_ray.diagnosis import diagnose, document
 from gainrl_ray.errors import ConfigError
+from gainrl_ray.placement import place
 from gainrl_ray.report.comparison_data import COMPARISONS, CURVES_FILE, TABLE_FILE
 from gainrl_ray.report.writing import write_comparison_report
 from gainrl_ray.storage import Storage
@@ -64,6 +66,26 @@ def compare(comparison: Comparison, say: Say = print) -> ComparisonResult:
     if unfinished:
         say(f"{unfinished} of {len(grid.cells)} runs are not finished: --name={grid.name} continues")
     return ComparisonResult(folder=folder.uri, table=table, unfinished=unfinished)
+
+
+def placed(comparison: Comparison, named: Named, say: Say = print) -> Comparison:
+    """The comparison on the cluster's GPUs where neither base nor arm chooses, see placement.place; one that is
+    continued stays where it was."""
+    base, grid, tell = comparison.base, comparison.grid, _each_once(say)
+    folder = Storage(base.run.storage).child(COMPARISONS, grid.name)
+    arms: dict[str, Arm] = {}
+    if folder.exists(ARMS_FILE):
+        arms = read_arms(folder.read_text(ARMS_FILE), folder.child(ARMS_FILE).uri)
+    stored = next((arm.config for arm in arms.values()), None)
+
+    def place_arm(arm: Arm) -> Arm:
+        own = frozenset(change.partition(":")[0] for change in diff_configs(base, arm.config))
+        known = Named(anywhere=named.anywhere | own, by_user=named.by_user | own)
+        before = arms[arm.name].config if arm.name in arms else stored
+        return replace(arm, config=place(arm.config, known, stored=before, say=tell))
+
+    grid = replace(grid, arms=tuple(map(place_arm, grid.arms)))
+    return replace(comparison, base=place(base, named, stored=stored, say=tell), grid=grid)
 
 
 def _take_up(grid: Grid, folder: Storage) -> None:

@@ -93,10 +93,9 @@ def open_run(config: Config, run_name: str) -> Storage:
         ConfigError: the folder holds a finished run, or one with another config.
     """
     storage = Storage(config.run.storage).child(run_name)
-    done = _steps_done(storage)
-    if done == 0:
+    stored = stored_config(config, run_name)
+    if stored is None:
         return storage
-    stored = config_from_yaml(storage.read_text(CONFIG_FILE), origin=storage.child(CONFIG_FILE).uri)
     changes = changed_settings(stored, config)
     if changes and not config.run.allow_changed:
         raise ConfigError(
@@ -104,12 +103,21 @@ def open_run(config: Config, run_name: str) -> Storage:
             + "\n  ".join(changes)
             + "\nuse the same settings, another --run.name, or --run.allow_changed=true"
         )
+    done = _steps_done(storage)
     if done >= config.run.steps:
         raise ConfigError(
             f"run {run_name!r} has finished its {done} steps: raise --run.steps to continue it, "
             "or give another --run.name"
         )
     return storage
+
+
+def stored_config(config: Config, run_name: str) -> Config | None:
+    """The settings of the run of that name, None before its first step is trained."""
+    storage = Storage(config.run.storage).child(run_name)
+    if _steps_done(storage) == 0:
+        return None
+    return config_from_yaml(storage.read_text(CONFIG_FILE), origin=storage.child(CONFIG_FILE).uri)
 
 
 def _steps_done(storage: Storage) -> int:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from gainrl_ray.cli import load_config
+from gainrl_ray.cli import load_config, named_settings
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import exit_status
 
@@ -13,12 +13,15 @@ PRESETS = Path(__file__).parent / "configs"
 @exit_status
 def main(argv: list[str]) -> None:
     """The exit status: 0 when the figures were printed, 2 when the input cannot be used."""
-    config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
+    base = Environment().caller_dir
+    config = load_config(argv, presets=PRESETS, base=base)
     from gainrl_ray.actors.session import session
 
     with session(config.ray):
         from gainrl_ray.evaluation import evaluate, evaluation_name
+        from gainrl_ray.placement import place
 
+        config = place(config, named_settings(argv, presets=PRESETS, base=base), say=print)
         evaluate(config, config.run.name or evaluation_name())
 
 

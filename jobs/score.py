@@ -6,6 +6,7 @@ on a sample of the problems, whether they say more than the prompts' lengths do.
 import sys
 from pathlib import Path
 
+from gainrl_ray.cli import named_settings
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import exit_status
 from gainrl_ray.scoring_options import parse
@@ -16,14 +17,18 @@ PRESETS = Path(__file__).parent / "configs"
 @exit_status
 def main(argv: list[str]) -> None:
     """The exit status: 0 when what was asked is there, 2 when the input cannot be used."""
-    options, config = parse(argv, presets=PRESETS, base=Environment().caller_dir)
+    base = Environment().caller_dir
+    options, config = parse(argv, presets=PRESETS, base=base)
     from gainrl_ray.actors.session import session
 
     with session(config.ray):
         from gainrl_ray.diagnosis import diagnose
+        from gainrl_ray.placement import place
         from gainrl_ray.scoring import score, summary
         from gainrl_ray.signals import compute_signals
 
+        named, engines = named_settings(argv, presets=PRESETS, base=base), bool(options.signals or options.diagnose)
+        config = place(config, named, engines=engines, say=print)
         if options.angle:
             print(summary(score(config)))
         if options.signals:

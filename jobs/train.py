@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from gainrl_ray.cli import load_config, preset_name
+from gainrl_ray.cli import load_config, named_settings, preset_name
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import exit_status
 
@@ -16,13 +16,17 @@ PRESETS = Path(__file__).parent / "configs"
 @exit_status
 def main(argv: list[str]) -> None:
     """The exit status: 0 when the run finished or was stopped with a commit, 2 when the input cannot be used."""
-    config = load_config(argv, presets=PRESETS, base=Environment().caller_dir)
+    base = Environment().caller_dir
+    config = load_config(argv, presets=PRESETS, base=base)
     run_name = config.run.name or f"{preset_name(argv)}-{time.strftime('%Y%m%d-%H%M%S')}"
     from gainrl_ray.actors.session import session
 
     with session(config.ray):
-        from gainrl_ray.training import summary, train
+        from gainrl_ray.placement import place
+        from gainrl_ray.training import stored_config, summary, train
 
+        named = named_settings(argv, presets=PRESETS, base=base)
+        config = place(config, named, stored=stored_config(config, run_name), say=print)
         print(summary(train(config, run_name)))
 
 

@@ -14,13 +14,24 @@ PACKAGE = ROOT / "gainrl_ray"
 LAYERS = (
     {
         *("types", "config", "config_node", "config_curricula", "config_groups", "config_signals"),
-        *("config_fields", "config_layers", "cli", "scoring_options", "errors", "storage", "environment", "user_code"),
+        *(
+            "config_fields",
+            "config_layers",
+            "cli",
+            "scoring_options",
+            "errors",
+            "storage",
+            "environment",
+            "user_code",
+            "devices",
+        ),
     },
     {"algo", "curricula"},
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
     {"actors"},
     {
         *("scoring", "signals", "diagnosis", "selection_inputs", "training", "evaluation", "comparing", "comparison"),
+        "placement",
         "report",
     },
     {"benchmarks", "planning"},

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from gainrl_ray.config import RayConfig
+from gainrl_ray.devices import choose_visible
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ResourceError
 
@@ -34,6 +35,7 @@ def session(config: RayConfig) -> Iterator[None]:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Read by each of Ray's processes: actors and tasks that ask for no GPU see none.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        choose_visible()
     import ray
 
     if ray.is_initialized():
@@ -64,6 +66,13 @@ def session(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def free_supply() -> Mapping[str, float]:
+    """What of the connected cluster's resources nobody has, by name."""
+    import ray
+
+    return ray.available_resources()
 
 
 def cluster_supply() -> Mapping[str, float]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from gainrl_ray.errors import ConfigError
 
 GIB = 2**30
+USABLE = 0.985
+"""Of a GPU's memory: what the driver leaves to programs (an H200 of 141 GiB gives 139)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +94,8 @@ class Cluster:
 
     @property
     def memory(self) -> float:
-        """Bytes of one device."""
-        return self.device.memory_gib * GIB
+        """Bytes of one device that programs can have."""
+        return self.device.memory_gib * GIB * (USABLE if self.device.is_gpu else 1)
 
     @property
     def cores(self) -> float | None:

@@ -11,7 +11,7 @@ from gainrl_ray.errors import ConfigError
 from gainrl_ray.planning.cluster import DEVICES, Cluster, Device, device_named
 from gainrl_ray.planning.costs import assumptions
 from gainrl_ray.planning.measured import UNBOUNDED, Fit, compare, fit, measured_costs, read_run
-from gainrl_ray.planning.prediction import SIMULATED_STEPS, Simulator
+from gainrl_ray.planning.prediction import SIMULATED_STEPS, Simulator, devices_used
 from gainrl_ray.planning.report import (
     assumptions_text,
     comparison_text,
@@ -71,14 +71,14 @@ def _from_hardware(options: argparse.Namespace, config: Config, shape: ModelShap
     assumed = assumptions(options.assume)
     lengths = assumed_lengths(config, options.completion_tokens, options.completion_spread, options.prompt_tokens)
     device = _device(options)
-    counts = options.gpus or [config.rollout.engines * config.rollout.tensor_parallel_size + config.learner.workers]
+    counts = options.gpus or [devices_used(config)]
     for number, count in enumerate(counts):
         cluster = Cluster(device=device, count=count)
         if number == 0:
             yield heading(shape, lengths, cluster)
             yield assumptions_text(assumed)
         named = own_splits(config, shape, cluster, lengths, assumed)
-        if device.is_gpu and count > 1:
+        if device.is_gpu:
             best = best_splits(config, shape, cluster, lengths, assumed, options.best)
             named += [
                 (f"best {place}" if found.times else "nearest", found) for place, found in enumerate(best, start=1)

@@ -131,7 +131,7 @@ def hardware_costs(shape: ModelShape, config: Config, cluster: Cluster, assumed:
         sync=sync_cost(shape, config, cluster, assumed),
         call_s=assumed.call_s,
         grade_s=assumed.call_s,
-        close_s=assumed.call_s,
+        close_s=assumed.call_s + turns_s(shape, config, cluster, assumed),
         commit_s=(12 * shape.parameters / config.learner.workers + weights) / (assumed.disk_gbs * GIGA),
         demand=Demand(
             engine=config.rollout.threads_per_engine,
@@ -139,6 +139,18 @@ def hardware_costs(shape: ModelShape, config: Config, cluster: Cluster, assumed:
             learners=config.learner.workers,
         ),
     )
+
+
+def turns_s(shape: ModelShape, config: Config, cluster: Cluster, assumed: Assumptions) -> float:
+    """Seconds in which a step's learner moves what it holds to host memory and back, where it shares its GPU.
+
+    Under ZeRO 3 everything is there already (actors/turns.py).
+    """
+    if not (config.rollout.colocated and cluster.device.is_gpu) or config.learner.zero_stage == 3:
+        return 0.0
+    replicas = _width(config) * (2 if config.loss.kl_coef > 0 else 1)
+    states = 0.0 if config.learner.offload_optimizer == "cpu" else 12 / config.learner.workers
+    return 2 * shape.parameters * (replicas + states) / (cluster.device.host_gbs * GIGA * assumed.link_share)
 
 
 def decode_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Assumptions) -> DecodeCost:
@@ -204,7 +216,8 @@ def sync_cost(shape: ModelShape, config: Config, cluster: Cluster, assumed: Assu
     link = cluster.link_gbs(ranks) * GIGA * assumed.link_share
     to_device = size / (device.host_gbs * GIGA * assumed.link_share) if device.is_gpu else copy
     gpus = config.rollout.engines * config.rollout.tensor_parallel_size
-    nodes = math.ceil(gpus / device.per_node) if gpus + ranks > device.per_node else 0
+    used = max(gpus, ranks) if config.rollout.colocated else gpus + ranks
+    nodes = math.ceil(gpus / device.per_node) if used > device.per_node else 0
     rounds = math.ceil(math.log2(nodes + 1))
     gather_s = (ranks - 1) / ranks * size / link if config.learner.zero_stage == 3 else 0.0
     if config.fast_sync:

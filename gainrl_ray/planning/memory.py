@@ -100,6 +100,8 @@ def learner_memory(shape: ModelShape, config: Config, *, ranks: int, on_gpu: boo
     training["logits"] = _logit_bytes(shape, learner, width)
     if on_gpu:
         held["context"] = CONTEXT_BYTES
+        if config.rollout.colocated:
+            held["sleeping engine"] = CONTEXT_BYTES + GRAPH_BYTES * (not config.rollout.enforce_eager)
     return Memory(held=held, training=training, stepping=stepping, host=host)
 
 

@@ -11,7 +11,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.curricula.registry import strategy_class
 from gainrl_ray.planning.cluster import GIB, Cluster
 from gainrl_ray.planning.costs import Assumptions, PartCosts, SyncCost, hardware_costs, step_costs
-from gainrl_ray.planning.memory import EngineMemory, Memory, engine_memory, learner_memory
+from gainrl_ray.planning.memory import CONTEXT_BYTES, EngineMemory, Memory, engine_memory, learner_memory
 from gainrl_ray.planning.pipeline import StepTimes, simulate_run
 from gainrl_ray.planning.rollouts import DecodeCost, EngineLimits, EngineRun, simulate_call
 from gainrl_ray.planning.shape import ModelShape
@@ -37,8 +37,7 @@ class Prediction:
     @property
     def gpus(self) -> int:
         """Devices in use."""
-        rollout = self.config.rollout
-        return rollout.engines * rollout.tensor_parallel_size + self.config.learner.workers
+        return devices_used(self.config)
 
     @property
     def step(self) -> StepTimes:
@@ -50,6 +49,12 @@ class Prediction:
     def steps_per_hour(self) -> float:
         """Steps in 3600 s; 0 when it does not fit."""
         return 3600 / self.step.total if self.times else 0.0
+
+
+def devices_used(config: Config) -> int:
+    """Devices that a config takes, a shared one once."""
+    engines, learners = config.rollout.engines * config.rollout.tensor_parallel_size, config.learner.workers
+    return max(engines, learners) if config.rollout.colocated else engines + learners
 
 
 class Simulator:
@@ -139,13 +144,18 @@ def predict(
 def shortages(config: Config, cluster: Cluster, learner: Memory, engine: EngineMemory) -> tuple[str, ...]:
     """Why a config does not fit on the cluster, a sentence each with what would help."""
     found = []
-    rollout, have = config.rollout, cluster.memory
-    used = rollout.engines * rollout.tensor_parallel_size + config.learner.workers
+    have, used = cluster.memory, devices_used(config)
     if cluster.device.is_gpu and used > cluster.count:
         found.append(f"{used} GPUs are asked for, the cluster has {cluster.count}")
     if learner.peak > have:
         found.append(
-            f"a learner needs {learner.peak / GIB:.1f} GiB, a device has {have / GIB:.0f}: {_remedies(config, learner)}"
+            f"a learner needs {learner.peak / GIB:.1f} GiB, a device has {have / GIB:.1f}: {_remedies(config, learner)}"
+        )
+    share = config.rollout.gpu_memory_utilization
+    if cluster.device.is_gpu and config.rollout.colocated and share * have + CONTEXT_BYTES > have:
+        found.append(
+            f"a learner that waits keeps {CONTEXT_BYTES / GIB:.0f} GiB of a GPU that its engine shares: lower "
+            f"rollout.gpu_memory_utilization from {share:g} to {1 - CONTEXT_BYTES / have:.2f} or less"
         )
     if not engine.fits:
         found.append(
@@ -159,9 +169,12 @@ def shortages(config: Config, cluster: Cluster, learner: Memory, engine: EngineM
 
 def _remedies(config: Config, learner: Memory) -> str:
     """Settings that make a learner smaller, the one that frees most first."""
-    settings = config.learner
+    settings, shared = config.learner, config.rollout.colocated
+    all_states = sum(learner.held.get(name, 0.0) for name in ("parameters", "optimizer", "reference"))
+    on_host = "learner.zero_stage=3 with learner.offload_optimizer=cpu and learner.offload_params=cpu"
     offers: Sequence[tuple[bool, float, str]] = (
-        (settings.zero_stage < 3, learner.held["parameters"], "learner.zero_stage=3"),
+        (settings.zero_stage < 3 and not shared, learner.held["parameters"], "learner.zero_stage=3"),
+        (settings.zero_stage < 3 and shared, all_states, on_host),
         (settings.offload_optimizer == "none", learner.held.get("optimizer", 0.0), "learner.offload_optimizer=cpu"),
         (
             not settings.gradient_checkpointing,
@@ -171,4 +184,5 @@ def _remedies(config: Config, learner: Memory) -> str:
         (settings.gradient_checkpointing, learner.training["activations"], "a smaller learner.microbatch_tokens"),
     )
     useful = sorted((offer for offer in offers if offer[0]), key=lambda offer: -offer[1])
-    return "more learner.workers, or " + ", ".join(f"{text} (of {size / GIB:.0f} GiB)" for _, size, text in useful)
+    more = "" if shared else "more learner.workers, or "
+    return more + ", ".join(f"{text} (of {size / GIB:.0f} GiB)" for _, size, text in useful)

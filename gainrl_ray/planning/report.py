@@ -44,7 +44,7 @@ def assumptions_text(assumed: Assumptions) -> str:
 def splits_text(cluster: Cluster, named: Sequence[tuple[str, Prediction]]) -> str:
     """A table of splits: GPUs of each side, memory, seconds of a step's parts, steps an hour."""
     header = (
-        *("", "GPUs", "engines x TP", "learners", "ZeRO", "learner GiB", "seqs/engine"),
+        *("", "GPUs", "engines x TP", "learners", "shared", "ZeRO", "learner GiB", "seqs/engine"),
         *("generate s", "train s", "sync s", "eval s", "step s", "steps/h"),
     )
     rows: list[Sequence[str]] = [header]
@@ -52,6 +52,7 @@ def splits_text(cluster: Cluster, named: Sequence[tuple[str, Prediction]]) -> st
         rollout, learner = found.config.rollout, found.config.learner
         row = (
             *(name, str(found.gpus), f"{rollout.engines} x {rollout.tensor_parallel_size}", str(learner.workers)),
+            "yes" if rollout.colocated else "no",
             *(str(learner.zero_stage), f"{found.learner.peak / GIB:.1f}", f"{_sequences(found)}"),
         )
         step = found.step if found.times else None

@@ -11,13 +11,20 @@ from gainrl_ray.planning.workload import Lengths
 
 SCREENED_STEPS = 3
 """Steps simulated of every split; the best are simulated in full."""
+SHARED_PART = 0.6
+"""Of a shared GPU's memory for its engine, as in jobs/configs/one-gpu.yaml."""
 SHARES = 16
 """Learner counts tried: so many even parts of the cluster."""
 
 
-def with_split(config: Config, *, engines: int, tensor_parallel: int, learners: int, zero_stage: int) -> Config:
-    """The config with another split of GPUs; each engine process and learner has one."""
+def with_split(
+    config: Config, *, engines: int, tensor_parallel: int, learners: int, zero_stage: int, shared: bool = False
+) -> Config:
+    """The config with another split of GPUs; each engine process and learner has one, or with `shared` one of each."""
     rollout = {"engines": engines, "tensor_parallel_size": tensor_parallel, "gpus_per_engine": float(tensor_parallel)}
+    rollout["colocated"] = shared
+    if shared:
+        rollout["gpu_memory_utilization"] = min(SHARED_PART, config.rollout.gpu_memory_utilization)
     learner = {"workers": learners, "zero_stage": zero_stage, "gpus_per_worker": 1.0}
     if zero_stage < 3:
         learner["offload_params"] = "none"
@@ -32,7 +39,8 @@ def with_split(config: Config, *, engines: int, tensor_parallel: int, learners: 
 
 
 def splits(config: Config, shape: ModelShape, cluster: Cluster) -> Iterator[Config]:
-    """Every split tried: learners by even parts, the rest engines of 1 GPU up to a node, ZeRO 0 to 3."""
+    """Every split tried: learners by even parts, the rest engines of 1 GPU up to a node, ZeRO 0 to 3; and, where the
+    settings allow it, an engine and a learner on every GPU."""
     sequences = config.rollout.problems_per_step
     part = max(1, cluster.count // SHARES)
     for learners in range(part, cluster.count, part):
@@ -44,6 +52,9 @@ def splits(config: Config, shape: ModelShape, cluster: Cluster) -> Iterator[Conf
                     yield with_split(
                         config, engines=engines, tensor_parallel=tensor_parallel, learners=learners, zero_stage=stage
                     )
+    if not config.rollout.max_staleness and not config.lora.sends_adapters and cluster.count <= sequences:
+        count = cluster.count
+        yield with_split(config, engines=count, tensor_parallel=1, learners=count, zero_stage=2, shared=True)
 
 
 def best_splits(
@@ -79,6 +90,7 @@ def own_splits(
             tensor_parallel=config.rollout.tensor_parallel_size,
             learners=config.learner.workers * scale,
             zero_stage=config.learner.zero_stage,
+            shared=config.rollout.colocated,
         )
         found.append((f"the same x {scale}", predict(scaled, shape, cluster, assumed, simulator)))
     return found

@@ -1,16 +1,22 @@
 """Memory against sums made by hand for a model of 1000 weights on 4 ranks."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from gainrl_ray.cli import load_config
 from gainrl_ray.config import Config
 from gainrl_ray.model.shapes import SHAPES, random_model
-from gainrl_ray.planning.cluster import GIB, Cluster, device_named
+from gainrl_ray.planning.cluster import GIB, USABLE, Cluster, device_named
+from gainrl_ray.planning.costs import Assumptions
 from gainrl_ray.planning.memory import Memory, activation_bytes, engine_memory, learner_memory
-from gainrl_ray.planning.shape import ModelShape
+from gainrl_ray.planning.prediction import Simulator, predict
+from gainrl_ray.planning.shape import ModelShape, model_shape
+from gainrl_ray.planning.workload import assumed_lengths
 
 SHAPE = cast(
     ModelShape,
@@ -85,6 +91,16 @@ def test_a_reference_policy_is_a_replica_below_stage_3() -> None:
     assert (reference(2), reference(3)) == (2000, 500)
 
 
+def test_an_engine_that_sleeps_keeps_its_context_and_graphs_on_a_shared_gpu() -> None:
+    def held(**rollout: Any) -> dict[str, float]:
+        config = configured(learner__zero_stage=2, **{f"rollout__{name}": value for name, value in rollout.items()})
+        return learner_memory(SHAPE, config, ranks=1, on_gpu=True).held
+
+    assert "sleeping engine" not in held()
+    assert held(colocated=True)["sleeping engine"] == 3 * GIB
+    assert held(colocated=True, enforce_eager=True)["sleeping engine"] == 2 * GIB
+
+
 @pytest.mark.parametrize(("dtype", "width"), [("bfloat16", 2), ("float32", 4)])
 def test_activations_are_what_a_real_layer_saves(dtype: str, width: int) -> None:
     import torch
@@ -127,7 +143,34 @@ def test_seven_billion_on_eight_gpus() -> None:
     assert engine.weights == 2 * 7_615_616_512
     assert engine.token == 2 * 28 * 4 * 128 * 2  # keys and values, layers, heads, size, bytes
     assert engine_memory(SEVEN, config, cluster, tensor_parallel=8).token == engine.token / 4  # at least one head
-    assert engine.weights + engine.working + engine.cache == pytest.approx(0.85 * 80 * GIB)
+    assert engine.weights + engine.working + engine.cache == pytest.approx(0.85 * 80 * GIB * USABLE)
     assert engine.fits
     small = configured(rollout__gpu_memory_utilization=0.2)
     assert not engine_memory(SEVEN, small, cluster, tensor_parallel=1).fits
+
+
+ONE_GPU = Path(__file__).parents[2] / "jobs" / "configs" / "one-gpu.yaml"
+SIZES = (24, 40, 48, 80)
+ROWS = re.findall(r"^#   (\d+)  ([\d.]+)  (\S+)(.*)$", ONE_GPU.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("gib", "used", "preset", "settings"), ROWS)
+def test_one_gpu_s_table_is_what_planning_counts(gib: str, used: str, preset: str, settings: str) -> None:
+    argv = ["--config", preset, "--config", "one-gpu", *settings.split()]
+    config = load_config(argv, presets=ONE_GPU.parent)
+    shape, lengths = model_shape(config.model), assumed_lengths(config, None, None, None)
+    simulator = Simulator(config, lengths, 1)
+    fitting = []
+    for size in SIZES:
+        cluster = Cluster(device=replace(device_named("h100-80"), memory_gib=size), count=1)
+        found = predict(config, shape, cluster, Assumptions(), simulator)
+        assert round(found.learner.peak / GIB, 1) == float(used)
+        fitting += [size] * (not found.shortages)
+    assert fitting[0] == int(gib), found.shortages
+    if found.learner.host:
+        assert f"keeps {found.learner.host / GIB:.0f} GiB in host memory" in ONE_GPU.read_text()
+
+
+def test_one_gpu_s_table_has_a_row_for_every_size() -> None:
+    assert {int(row[0]) for row in ROWS} == {*SIZES}
+    assert {row[2] for row in ROWS} == {file.stem for file in ONE_GPU.parent.glob("*-*b-*.yaml")}

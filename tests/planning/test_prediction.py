@@ -8,12 +8,13 @@ import pytest
 from gainrl_ray.cli import load_config
 from gainrl_ray.config import Config
 from gainrl_ray.planning.cluster import Cluster, device_named
-from gainrl_ray.planning.costs import Assumptions, assumptions, decode_cost, sync_cost, train_cost
+from gainrl_ray.planning.costs import Assumptions, assumptions, decode_cost, sync_cost, train_cost, turns_s
 from gainrl_ray.planning.prediction import Prediction, Simulator, predict
 from gainrl_ray.planning.search import best_splits, own_splits, with_split
 from gainrl_ray.planning.shape import model_shape
 from gainrl_ray.planning.workload import RankWork, assumed_lengths
 
+ON_HOST = ("--learner.offload_optimizer=cpu", "--learner.offload_params=cpu")
 PRESETS = Path(__file__).parents[2] / "jobs" / "configs"
 ASSUMED = Assumptions()
 
@@ -118,6 +119,36 @@ def test_the_best_split_is_no_worse_than_the_config_s_own() -> None:
     scaled = own_splits(config, SHAPE, cluster(16), lengths, ASSUMED)[1]
     assert scaled[0] == "the same x 2"
     assert scaled[1].gpus == 16
+
+
+def test_a_shared_gpu_is_counted_once() -> None:
+    shared = seven("--config", "one-gpu", "--learner.zero_stage=3", *ON_HOST)
+    lengths = assumed_lengths(shared, 500, 0.5, 200)
+    found = predicted(shared, count=1)
+    assert (found.gpus, found.shortages) == (1, ())
+    assert predicted(seven("--config", "one-gpu"), count=1).shortages[0].startswith("a learner needs 175.2 GiB")
+    two = own_splits(shared, SHAPE, cluster(2), lengths, ASSUMED)[1]
+    assert (two[0], two[1].gpus, two[1].config.rollout.engines) == ("the same x 2", 2, 2)
+    full = predicted(seven("--config", "one-gpu", "--rollout.gpu_memory_utilization=1"), count=1)
+    assert any("lower rollout.gpu_memory_utilization from 1 to 0.97 or less" in reason for reason in full.shortages)
+
+
+def test_taking_turns_moves_all_states_to_the_host_and_back() -> None:
+    shared = seven("--config", "one-gpu")
+    # bfloat16 weights of policy and reference, 12 bytes of float32 copy and moments, both ways at 0.7 x 64 GB/s
+    seconds = 2 * 7_615_616_512 * (2 + 2 + 12) / (0.7 * 64e9)
+    assert turns_s(SHAPE, shared, cluster(1), ASSUMED) == pytest.approx(seconds)
+    on_host = seven("--config", "one-gpu", "--learner.zero_stage=3", *ON_HOST)
+    assert turns_s(SHAPE, on_host, cluster(1), ASSUMED) == turns_s(SHAPE, seven(), cluster(8), ASSUMED) == 0
+
+
+@pytest.mark.parametrize(("staleness", "splits"), [(0, [(1, True)]), (1, [])])
+def test_one_gpu_is_searched_for_a_split_that_shares_it(staleness: int, splits: list[tuple[int, bool]]) -> None:
+    config = load_config(["--config", "qwen2.5-0.5b-gsm8k", f"--rollout.max_staleness={staleness}"], presets=PRESETS)
+    shape, lengths = model_shape(config.model), assumed_lengths(config, 200, 0.5, 200)
+    best = best_splits(config, shape, cluster(1), lengths, ASSUMED, 3)
+    assert [(found.gpus, found.config.rollout.colocated) for found in best] == splits
+    assert not any(found.shortages for found in best)
 
 
 def test_what_does_not_fit_says_what_would() -> None:
