@@ -63,9 +63,7 @@ WRITTEN = {
     "phi3.5": PHI,
     "qwen2.5": CHATML,
     "qwen3": CHATML,
-    "r1-distill": "{}Be brief.{}1+1? Think.{}So: 2{}{}What is 3+4? Think.{}<think>\n".format(
-        R1[0], R1[2], R1[3], R1[1], R1[2], R1[3]
-    ),
+    "r1-distill": (f"{R1[0]}Be brief.{R1[2]}1+1? Think.{R1[3]}So: 2{R1[1]}{R1[2]}What is 3+4? Think.{R1[3]}<think>\n"),
     "smollm2": CHATML,
 }
 REFUSES_SYSTEM = ("gemma2", "mistral-v0.1")
