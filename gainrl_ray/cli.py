@@ -70,11 +70,15 @@ def load_config(argv: Sequence[str], *, presets: Path, base: Path | None = None)
 
 
 def with_absolute_paths(config: Config, base: Path) -> Config:
-    """The settings with each path that names something local made absolute, from `base`."""
+    """The settings with each path that names something local made absolute, from `base`; a template becomes its text.
+
+    Raises ConfigError for a template file that cannot be read.
+    """
     paths: dict[str, Any] = {
         "run": {"storage": _local(config.run.storage, base, always=True)},
         "model": {"path": _local(config.model.path, base)},
-        "data": {name: {"path": _local(getattr(config.data, name).path, base)} for name in ("train", "heldout")},
+        "data": {name: {"path": _local(getattr(config.data, name).path, base)} for name in ("train", "heldout")}
+        | {"prompt": {"template": _template_text(config.data.prompt.template, base)}},
         "signals": {"warm_model": config.signals.warm_model and _local(config.signals.warm_model, base)},
     }
     if isinstance(config.curriculum, ExternalConfig):
@@ -172,6 +176,20 @@ def _local(path: str, base: Path, *, always: bool = False) -> str:
         return path
     found = base / Path(path).expanduser()
     return str(found.absolute()) if always or path.startswith((".", "~", "/")) or found.exists() else path
+
+
+def _template_text(template: str | None, base: Path) -> str | None:
+    """The text of a template's file; `plain` and what is a Jinja text itself stay as they are."""
+    if template in (None, "plain") or re.search(r"\{[{%]", template or ""):
+        return template
+    file = base / Path(str(template)).expanduser()
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"data.prompt.template: received {template!r}; accepted: plain, a Jinja file, or null for the tokenizer's "
+            f"own template ({file}: {getattr(error, 'strerror', None) or error})"
+        ) from None
 
 
 def _config_file(name: str, presets: Path, base: Path) -> Path:

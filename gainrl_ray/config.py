@@ -163,6 +163,22 @@ class PromptConfig(Node):
     """Text appended to every question, for example ` Put the answer in \\boxed{}.`; part of the suffix span."""
     max_tokens: PositiveInt = 512
     """Longest prompt, tokens; a longer one is a bad row, never cut."""
+    template: str | None = None
+    """Chat template; null = the tokenizer's own. `plain` writes system prompt, `Question: ...` and `Answer:` line by
+    line, for base models, which rarely end by themselves: set rollout.stop='["Question:"]' with it. Else a Jinja file,
+    whose text takes its place here when the command line is read (so nodes need no file), or such a text itself."""
+    template_arguments: dict[str, Any] = Field(default={})
+    """Variables that the chat template reads, such as {enable_thinking: false} for Qwen3 or a date_string."""
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _are_scalars(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        if wrong := [name for name, value in arguments.items() if not isinstance(value, bool | int | float | str)]:
+            raise ValueError(
+                f"received {arguments[wrong[0]]!r} for {wrong[0]}; accepted for each variable: true, false, a number "
+                "or a text"
+            )
+        return arguments
 
     @model_validator(mode="after")
     def _example(self) -> "PromptConfig":

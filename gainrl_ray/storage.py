@@ -1,6 +1,7 @@
 """Folders of a run, its indexes and datasets, on a local disk or behind a URI, by one interface."""
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from gainrl_ray.errors import DataError
 
+_TRIAL = ".write-trial"
 _UNFINISHED = ".unfinished-"  # start of the names of files that are being written
 
 
@@ -64,6 +66,22 @@ class Storage:
     def is_local(self) -> bool:
         """Whether the folder is on this machine's file system."""
         return isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
+
+    def check_writable(self) -> None:
+        """Nothing, and nothing is left; raises DataError when no file can be written here."""
+        made = not self.exists()
+        self.write_text(_TRIAL, "")
+        self.delete(_TRIAL)
+        if made and self.is_local:
+            os.rmdir(self.path)
+
+    @property
+    def free_bytes(self) -> int | None:
+        """Free space of the disk that a local folder is on, or would be; None of another file system."""
+        if not self.is_local:
+            return None
+        path = Path(self.path)
+        return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
 
     def child(self, *parts: str) -> "Storage":
         """A folder below this one."""

@@ -17,6 +17,7 @@ from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.errors import ConfigError
+from gainrl_ray.exports import check_exports
 from gainrl_ray.metrics import Record, check_trackers, read_metrics
 from gainrl_ray.model.liger import check_liger
 from gainrl_ray.model.loading import check_model, check_positions, pad_token_id
@@ -65,6 +66,7 @@ def train(config: Config, run_name: str, say: Say = print, pipelines: Pipelines 
     RewardRunner(config.reward).close()
     strategy_class(config.curriculum)
     storage = open_run(config, run_name)
+    check_exports(config, storage, say)
     tables = _tables(config, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
     has_begun = _steps_done(storage) > 0
@@ -90,7 +92,7 @@ def open_run(config: Config, run_name: str) -> Storage:
     """The run's folder, new or to be continued; as long as no step of a run is trained its settings may change.
 
     Raises:
-        ConfigError: the folder holds a finished run, or one with another config.
+        ConfigError: the folder holds a finished run with its exported model, or one with another config.
     """
     storage = Storage(config.run.storage).child(run_name)
     stored = stored_config(config, run_name)
@@ -104,10 +106,10 @@ def open_run(config: Config, run_name: str) -> Storage:
             + "\nuse the same settings, another --run.name, or --run.allow_changed=true"
         )
     done = _steps_done(storage)
-    if done >= config.run.steps:
+    if done >= config.run.steps and storage.exists(MODEL_FOLDER):
         raise ConfigError(
-            f"run {run_name!r} has finished its {done} steps: raise --run.steps to continue it, "
-            "or give another --run.name"
+            f"run {run_name!r} has finished its {done} steps: raise --run.steps to continue it, give another "
+            f"--run.name, or remove its folder {MODEL_FOLDER} to have that exported again"
         )
     return storage
 

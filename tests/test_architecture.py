@@ -30,7 +30,8 @@ LAYERS = (
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
     {"actors"},
     {
-        *("scoring", "signals", "diagnosis", "selection_inputs", "training", "evaluation", "comparing", "comparison"),
+        *("scoring", "signals", "diagnosis", "selection_inputs", "training", "exports", "evaluation"),
+        *("comparing", "comparison"),
         "placement",
         "report",
     },

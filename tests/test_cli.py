@@ -36,6 +36,32 @@ def test_the_default_preset_is_demo(presets: Path) -> None:
     assert (config.run.steps, config.model.dtype, preset_name([])) == (20, "float32", "demo")
 
 
+def test_a_template_s_file_becomes_its_text(presets: Path, tmp_path: Path) -> None:
+    text = "{% for m in messages %}{{ m.content }}\n{% endfor %}: é"
+    (tmp_path / "own.jinja").write_text(text, encoding="utf-8")
+    config = load_config(["--data.prompt.template=own.jinja"], presets=presets, base=tmp_path)
+    assert config.data.prompt.template == text
+    assert config_from_yaml(to_yaml(config), origin="stored") == config
+    again = load_config([f"--data.prompt.template={text}"], presets=presets, base=tmp_path)
+    assert again == config, "what is a template already stays as it is"
+    assert load_config(["--data.prompt.template=plain"], presets=presets).data.prompt.template == "plain"
+    with pytest.raises(
+        ConfigError, match=r"received 'no\.jinja'; accepted: plain, a Jinja file, or null .*No such file"
+    ):
+        load_config(["--data.prompt.template=no.jinja"], presets=presets, base=tmp_path)
+
+
+def test_template_arguments_are_a_mapping_of_scalars(presets: Path) -> None:
+    key = "data.prompt.template_arguments"
+    one = load_config([f"--{key}.enable_thinking=false", f"--{key}.date_string=2025"], presets=presets)
+    assert one.data.prompt.template_arguments == {"enable_thinking": False, "date_string": 2025}
+    assert load_config([f"--{key}={{enable_thinking: false, date_string: 2025}}"], presets=presets) == one
+    assert config_from_yaml(to_yaml(one), origin="stored") == one
+    assert "received [1] for a; accepted for each variable: true, false, a number" in _error(
+        [f"--{key}.a=[1]"], presets
+    )
+
+
 def test_configs_are_merged_left_to_right_then_overridden(presets: Path) -> None:
     argv = ["--config", "demo", "--config=big", "--config", "loss/gspo", "--run.steps=7", "--loss.clip_high", "4e-4"]
     config = load_config(argv, presets=presets)

@@ -61,6 +61,7 @@ class _Learner:
             self._pipeline.make_room()
         self._policy = PolicyEngine(self._config, rank=self._rank, world_size=self._ranks)
         self._sender = self._open_sender() if self._rank == 0 else None
+        self._lost: dict[str, str] = {}  # exports that failed, with what kept them
         self._broadcaster = self._open_broadcaster() if self._rank == 0 and self._config.fast_sync else None
 
     def run(self) -> None:
@@ -78,7 +79,9 @@ class _Learner:
             report = replace(report, seconds={**report.seconds, **published, "take": wait_s})
             state = self._complete(state, report)
             self._commit(state)
-        self._export(MODEL_FOLDER)
+        self._export(MODEL_FOLDER, state.step)
+        if self._lost:
+            raise GainrlError(self._account_of_loss(state))
 
     def _open_sender(self) -> StoreSender:
         """The way into the weight store, which is near this rank."""
@@ -168,32 +171,51 @@ class _Learner:
         return self._pipeline.complete(state.step, self._rank, report, state.attempt, self._limit_s())
 
     def _commit(self, state: RunState) -> None:
-        """Keep the best policy and commit a checkpoint, when they are due."""
+        """Commit a checkpoint, then keep the best policy, when they are due: no export comes before a checkpoint."""
+        if commit_due(state, self._config):
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                self._policy.save(folder)
+                if self._rank == 0:
+                    state.save(folder)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+                ray.train.report({"step": state.step, **state.metrics}, checkpoint=checkpoint)
         if state.is_best:
-            self._export(BEST_FOLDER)
+            self._export(BEST_FOLDER, state.step)
         every = self._config.checkpoint.export_every
         if every and state.step % every == 0:
-            self._export(f"{MODEL_FOLDER}_{state.step}")
-        if not commit_due(state, self._config):
-            return
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            self._policy.save(folder)
-            if self._rank == 0:
-                state.save(folder)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"step": state.step, **state.metrics}, checkpoint=checkpoint)
+            self._export(f"{MODEL_FOLDER}_{state.step}", state.step)
 
-    def _export(self, folder: str) -> None:
-        """Write a Hugging Face folder of this name into the run's folder."""
+    def _export(self, folder: str, step: int) -> None:
+        """Write a Hugging Face folder of this name into the run's folder.
+
+        One that cannot be written is told and kept in mind: training, whose checkpoints are safe, goes on.
+        """
         storage = Storage(self._config.run.storage).child(self._task.run_name)
-        if storage.is_local:
-            self._policy.export(Path(storage.path) / folder)
-            return
-        with tempfile.TemporaryDirectory(prefix="gainrl-") as name:
-            self._policy.export(Path(name) / folder)
-            if self._rank == 0:
-                storage.upload(Path(name) / folder, folder)
+        try:
+            if storage.is_local:
+                self._policy.export(Path(storage.path) / folder)
+            else:
+                with tempfile.TemporaryDirectory(prefix="gainrl-") as name:
+                    self._policy.export(Path(name) / folder)
+                    if self._rank == 0:
+                        storage.upload(Path(name) / folder, folder)
+        except Exception as error:
+            self._lost[folder] = f"{folder} of step {step} ({type(error).__name__}: {error})"
+            self._pipeline.say(f"EXPORT FAILED: {self._lost[folder]}; the run goes on, its checkpoints are not touched")
+        else:
+            self._lost.pop(folder, None)
+
+    def _account_of_loss(self, state: RunState) -> str:
+        """What could not be exported, and how to have it still."""
+        storage, checkpoint = Storage(self._config.run.storage).child(self._task.run_name), ray.train.get_checkpoint()
+        kept = f"checkpoint {checkpoint.path} of step {state.step}" if checkpoint else "nothing"
+        return (
+            f"not exported into {storage.uri}: {'; '.join(self._lost.values())}. No training is lost: {kept} is "
+            f"committed. Mend the cause, remove an older {MODEL_FOLDER} folder if there is one, and give the same "
+            f"command again: it goes on from the checkpoint, and after step {self._config.run.steps} only exports "
+            f"{MODEL_FOLDER}"
+        )
 
     def _limit_s(self) -> float:
         """Longest wait for the pipeline: each of its parts at its own limit, so theirs speak first."""

@@ -129,6 +129,10 @@ class RolloutPipeline:
         """Learn of an error that a restart would not cure."""
         self._failure = self._failure or message
 
+    def say(self, line: str) -> None:
+        """Put a line of a learner's among those for the console."""
+        self._parts.record.say(line)
+
     def progress(self, after: int) -> tuple[list[str], str | None, bool]:
         """Console lines from number `after` on, the error that ended the run if any, and whether a stop was asked."""
         return self._parts.record.lines[after:], self._failure, self._stop

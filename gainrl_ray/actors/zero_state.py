@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from gainrl_ray.config import Config
 from gainrl_ray.errors import ConfigError, DataError
+from gainrl_ray.model.export import ADAPTER_FOLDER, write_adapter_settings, write_settings
 from gainrl_ray.model.loading import named_as_on_disk
-from gainrl_ray.model.lora import WeightSource, adapter_sources, merged_sources, save_adapter_config
+from gainrl_ray.model.lora import WeightSource, adapter_sources, merged_sources
 
 SHARD_BYTES = 4 << 30
 """Largest file of an exported model."""
@@ -49,19 +50,21 @@ def export_folder(model: Any, tokenizer: Any, folder: Path, *, rank: int, parts:
 
     `parts`: `model` for config, tokenizer and safetensors, `adapter` for a folder of that name in peft's format.
     The folder appears whole: it is written beside its place and renamed, and replaces an older one.
+    Raises on rank 0 what kept it from being written, once the other ranks are through.
     """
     draft = folder.with_name(f".{folder.name}.draft")
-    writers = {"model": (gathered_weights, _write_model), "adapter": (gathered_adapters, _write_adapter)}
-    if rank == 0:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+    writers = {"model": (gathered_weights, _write_model), ADAPTER_FOLDER: (gathered_adapters, _write_adapter)}
+    failure = _failure(_start_draft, draft) if rank == 0 else None
     for part in parts:
         gather, write = writers[part]
         weights = gather(model, rank=rank)
-        if rank == 0:
-            write(model, tokenizer, weights, draft)
+        if rank == 0 and failure is None:
+            failure = _failure(write, model, tokenizer, weights, draft)
         for _ in weights:
             pass
+    if failure is not None:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise failure
     if rank == 0:
         _replace(draft, folder)
 
@@ -176,25 +179,32 @@ def _buckets(sources: Iterable[WeightSource]) -> Iterator[list[WeightSource]]:
         yield bucket
 
 
-def _write_model(model: Any, tokenizer: Any, weights: Iterator[tuple[str, Tensor]], draft: Path) -> None:
-    from transformers import GenerationConfig
+def _start_draft(draft: Path) -> None:
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
 
+
+def _failure(act: Callable[..., None], *arguments: Any) -> Exception | None:
+    """What `act` raised: the others wait in the next gather, so it is to be raised later."""
+    try:
+        act(*arguments)
+    except Exception as error:
+        return error
+    return None
+
+
+def _write_model(model: Any, tokenizer: Any, weights: Iterator[tuple[str, Tensor]], draft: Path) -> None:
     _write_shards(weights, draft)
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(draft)
-    if isinstance(model.generation_config, GenerationConfig):
-        model.generation_config.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
+    write_settings(model, tokenizer, draft)
 
 
 def _write_adapter(model: Any, tokenizer: Any, weights: Iterator[tuple[str, Tensor]], draft: Path) -> None:
     from safetensors.torch import save_file
 
-    folder = draft / "adapter"
+    folder = draft / ADAPTER_FOLDER
     folder.mkdir()
     save_file(dict(weights), folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    save_adapter_config(model, folder)
-    tokenizer.save_pretrained(folder)
+    write_adapter_settings(model, tokenizer, folder)
 
 
 def _write_shards(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:

@@ -5,21 +5,14 @@ import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from gainrl_ray.config import PromptConfig
+from gainrl_ray.data.chat_template import ChatTemplate
 from gainrl_ray.data.vocabulary import rowless_tokens
 from gainrl_ray.errors import DataError
 from gainrl_ray.types import Problem, Prompt, Span
-
-# Every template sees this clock, so that a prompt scored today is the prompt trained tomorrow. It is the date that
-# Llama 3.1 and 3.2 were given where no clock was at hand.
-_TEMPLATE_DATE = datetime(2024, 7, 26)
-
-# Two questions that no template contains. Their mixed case and digits make a template that rewrites questions show.
-_SENTINELS = ("Zq7vKwXj3pH", "mB5tRyUc8fLd2")
 
 # First characters that tokenizers merge differently with what stands before them.
 _PROBES = ("What is 2?", "7 apples", "$x$", "\\frac12", "(a)", '"a"', "a", "Ünder", "数", "-1", ".5", "_", "<b>", "π")
@@ -37,7 +30,7 @@ class PromptBuilder:
     """Prompts of problems under one tokenizer and one PromptConfig; the same in scoring, training and evaluation.
 
     A prompt is [system prompt,] [example exchange,] question + instruction, and the opening of the answer, as the
-    tokenizer's chat template writes them. Its spans partition it:
+    chat template writes them. Its spans partition it:
 
     - prefix: `prefix_ids`, the same tokens in every prompt;
     - question: the tokens after it up to the last one with a character of the question, so that a token across
@@ -49,11 +42,10 @@ class PromptBuilder:
         """Locate the question in the template.
 
         Args:
-            tokenizer: a transformers tokenizer that maps tokens to characters (a "fast" one), with a chat template.
+            tokenizer: a transformers tokenizer that maps tokens to characters (a "fast" one).
 
         Raises:
-            DataError: no chat template, a template that refuses the messages, or one that does not contain the
-                question exactly once and unchanged.
+            DataError: a tokenizer without characters, or as ChatTemplate.
         """
         self._tokenizer, self._config = tokenizer, config
         if not getattr(tokenizer, "is_fast", False):
@@ -61,8 +53,8 @@ class PromptBuilder:
                 f"the tokenizer {type(tokenizer).__name__} does not map tokens to characters, so the question's span "
                 "cannot be found: use a model folder with a tokenizer.json"
             )
-        self._template = self._chat_template()
-        self._prefix_text, self._suffix_text = self._borders()
+        self._template = ChatTemplate(tokenizer, config)
+        self._prefix_text, self._suffix_text = self._template.before, self._template.after
         self._special = {
             token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }
@@ -88,7 +80,7 @@ class PromptBuilder:
         """The prompt of each problem, or why there is none; tokenised together, which is several times faster."""
         if not problems:
             return []
-        texts = self._render([problem.question for problem in problems])
+        texts = self._template.render([problem.question for problem in problems])
         encoded = self._encode(texts)
         return [self._prompt(*item) for item in zip(problems, texts, *encoded, strict=True)]
 
@@ -113,43 +105,14 @@ class PromptBuilder:
     @cached_property
     def template_digest(self) -> str:
         """Hex sha256 of all that surrounds a question: template, system prompt, example, instruction."""
-        config = self._config.model_dump(mode="json", exclude={"max_tokens"})
-        return _digest([self._template, config, self._prefix_text, self._suffix_text])
+        # A template and its arguments are there as its text and as what it writes.
+        config = self._config.model_dump(mode="json", exclude={"max_tokens", "template", "template_arguments"})
+        return _digest([self._template.text, config, self._prefix_text, self._suffix_text])
 
     @cached_property
     def digest(self) -> str:
         """Hex sha256 of all that a prompt depends on, `max_tokens` included."""
         return _digest([self.tokenizer_digest, self.template_digest, self._config.max_tokens])
-
-    def _chat_template(self) -> str:
-        if not self._tokenizer.chat_template:
-            raise DataError(
-                "the tokenizer has no chat template: use an instruction-tuned model, or put a chat_template.jinja "
-                "beside its tokenizer_config.json"
-            )
-        try:
-            return self._tokenizer.get_chat_template()
-        except ValueError as error:
-            raise DataError(f"the tokenizer's chat template cannot be chosen: {error}") from error
-
-    def _borders(self) -> tuple[str, str]:
-        """What the template writes before and after a question."""
-        found = []
-        for sentinel, text in zip(_SENTINELS, self._render(_SENTINELS), strict=True):
-            if text.count(sentinel) != 1:
-                raise DataError(
-                    f"the chat template writes the question {text.count(sentinel)} times where once was expected, so "
-                    f"its span cannot be found; it wrote {_shortened(text)!r}: use a template that copies the user's "
-                    "message unchanged"
-                )
-            before, _, after = text.partition(sentinel)
-            found.append((before, after))
-        if found[0] != found[1]:
-            raise DataError(
-                "the chat template writes other text around another question, so the shared prefix cannot be found: "
-                "use a template that does not depend on the user's message"
-            )
-        return found[0]
 
     def _shared_prefix(self) -> tuple[int, ...]:
         """The tokens before the question that no question changes."""
@@ -159,34 +122,6 @@ class PromptBuilder:
             before = [i for i, (_, stop) in zip(ids, offsets, strict=True) if stop <= len(self._prefix_text)]
             shared = before if shared is None else _common_start(shared, before)
         return tuple(shared or ())
-
-    def _messages(self, question: str) -> list[dict[str, str]]:
-        config = self._config
-        messages = []
-        if config.system is not None:
-            messages.append({"role": "system", "content": config.system})
-        if config.example_question is not None and config.example_answer is not None:
-            messages.append({"role": "user", "content": config.example_question + config.instruction})
-            messages.append({"role": "assistant", "content": config.example_answer})
-        messages.append({"role": "user", "content": question + config.instruction})
-        return messages
-
-    def _render(self, questions: Sequence[str]) -> list[str]:
-        """The prompts' texts."""
-        try:
-            return self._tokenizer.apply_chat_template(
-                [self._messages(question) for question in questions],
-                tokenize=False,
-                add_generation_prompt=True,
-                date_string=_TEMPLATE_DATE.strftime("%d %b %Y"),
-                strftime_now=_TEMPLATE_DATE.strftime,
-            )
-        except Exception as error:  # templates raise whatever they like
-            raise DataError(
-                f"the chat template refuses the prompt ({type(error).__name__}: {error}); a template without a system "
-                "role needs data.prompt.system=null, one without examples data.prompt.example_question=null and "
-                "example_answer=null"
-            ) from error
 
     def _encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
         """Token ids and character ranges of each text."""
@@ -244,7 +179,3 @@ def _common_start(a: list[int], b: list[int]) -> list[int]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _shortened(text: str, length: int = 200) -> str:
-    return text if len(text) <= length else text[:length] + "..."

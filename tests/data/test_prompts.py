@@ -6,9 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors, trainers
-from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
+from family_tokenizers import CHATML, INST, byte_level, family_tokenizer, metaspace, template, wrapped
 
 from gainrl_ray.config import ModelConfig, PromptConfig
 from gainrl_ray.data.arithmetic import generate
@@ -17,57 +15,12 @@ from gainrl_ray.errors import DataError
 from gainrl_ray.model.loading import load_tokenizer
 from gainrl_ray.types import Problem, Prompt
 
-# The templates of Qwen2.5-Instruct and Llama-3.2-Instruct, without their branches for tools.
-QWEN_TEMPLATE = """{%- if messages[0]['role'] == 'system' %}
-    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
-{%- else %}
-    {{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant") %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-LLAMA_TEMPLATE = """{{- bos_token }}
-{%- if not date_string is defined %}
-    {%- if strftime_now is defined %}
-        {%- set date_string = strftime_now("%d %b %Y") %}
-    {%- else %}
-        {%- set date_string = "26 Jul 2024" %}
-    {%- endif %}
-{%- endif %}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content']|trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = "" %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
-{{- "Cutting Knowledge Date: December 2023\\n" }}
-{{- "Today Date: " + date_string + "\\n\\n" }}
-{{- system_message }}
-{{- "<|eot_id|>" }}
-{%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}
-"""
 # Mistral's form: the question's first word and the space before it are one token.
 INST_TEMPLATE = """{{- bos_token }}{%- for message in messages %}{%- if message.role == 'user' %}
 {{- '[INST] ' + message.content + ' [/INST]' }}{%- elif message.role == 'assistant' %}
 {{- ' ' + message.content + eos_token }}{%- else %}{{- raise_exception('only user and assistant roles') }}
 {%- endif %}{%- endfor %}"""
 
-LLAMA_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 QUESTIONS = (
     "What is 3+4?",
     "$x^2 = 4$. Find $x$.",
@@ -79,63 +32,21 @@ QUESTIONS = (
     "Wie viele Äpfel? 🍎🍎",
 )
 BARE = PromptConfig(system=None, example_question=None, example_answer=None)
-TEXTS = [p.question for p in generate("train", 60)] + [
-    "What is it?\nuser assistant system [INST] a [/INST]\n\n?\n?\n A conversation between User and Assistant. $x$"
-] * 20
-
-
-def wrapped(raw: Tokenizer, template: str | None, special: list[str], **names: str) -> PreTrainedTokenizerFast:
-    raw.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **names)
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def byte_level(vocabulary: int = 400) -> Tokenizer:
-    """A byte-level BPE with Llama 3's splitting, and its offsets without the space before a word."""
-    raw = Tokenizer(BPE())
-    raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(LLAMA_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    raw.decoder = decoders.ByteLevel()
-    raw.post_processor = processors.ByteLevel(trim_offsets=True)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
-    )
-    return raw
-
-
-def metaspace() -> Tokenizer:
-    """A BPE that writes a space as the first character of the word after it, and knows few characters."""
-    raw = Tokenizer(BPE(unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    raw.decoder = decoders.Metaspace(prepend_scheme="never")
-    raw.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>"], show_progress=False))
-    return raw
-
-
-CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-HEADERS = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
 
 @pytest.fixture(scope="module")
 def qwen() -> Any:
-    return wrapped(byte_level(), QWEN_TEMPLATE, CHATML, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    return family_tokenizer("qwen2.5")
 
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    return wrapped(byte_level(), LLAMA_TEMPLATE, HEADERS, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
+    return family_tokenizer("llama3.2")
 
 
 @pytest.fixture(scope="module")
 def inst() -> Any:
-    special = ["<s>", "</s>", "[INST]", "[/INST]"]
-    return wrapped(metaspace(), INST_TEMPLATE, special, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return wrapped(metaspace(), INST_TEMPLATE, INST, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def problem(question: str) -> Problem:
@@ -295,12 +206,12 @@ def test_one_bad_question_among_good_ones(qwen: Any) -> None:
 @pytest.mark.parametrize(
     ("template", "match"),
     [
-        (None, r"has no chat template: .*chat_template\.jinja"),
+        (None, r"has no chat template: for a base model set data\.prompt\.template=plain"),
         ("{{ messages[-1].content }} {{ messages[-1].content }}", "writes the question 2 times"),
         ("{{ messages[-1].content | lower }}", "writes the question 0 times"),
         ("{{ messages[0].role }}", "writes the question 0 times"),
         ("{{ messages[-1].content | length }}: {{ messages[-1].content }}", "other text around another question"),
-        ("{{ raise_exception('no system role') }}", r"refuses the prompt .*no system role.*data\.prompt\.system=null"),
+        ("{{ raise_exception('not at all') }}", r"refuses the prompt .*not at all.*: use another template"),
         ("{{ messages[", r"refuses the prompt \(TemplateSyntaxError"),
         ({"tool_use": "x", "rag": "y"}, "cannot be chosen.*multiple chat templates"),
     ],
@@ -329,10 +240,10 @@ def test_digests_follow_their_inputs(qwen: Any) -> None:
         assert other.tokenizer_digest == first.tokenizer_digest
     longer = PromptBuilder(qwen, PromptConfig(max_tokens=1024))
     assert longer.template_digest == first.template_digest and longer.digest != first.digest
-    retrained = wrapped(byte_level(390), QWEN_TEMPLATE, CHATML, eos_token="<|im_end|>")
+    retrained = wrapped(byte_level(390), template("qwen2.5"), CHATML, eos_token="<|im_end|>")
     other = PromptBuilder(retrained, PromptConfig())
     assert other.tokenizer_digest != first.tokenizer_digest and other.digest != first.digest
-    retemplated = PromptBuilder(with_template(qwen, QWEN_TEMPLATE + "{# #}"), PromptConfig())
+    retemplated = PromptBuilder(with_template(qwen, template("qwen2.5") + "{# #}"), PromptConfig())
     assert retemplated.template_digest != first.template_digest
 
 

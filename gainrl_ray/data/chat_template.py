@@ -1,0 +1,176 @@
+"""The text around a question: the tokenizer's chat template, the plain one or a user's own, and what it must keep."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from gainrl_ray.config import PromptConfig
+from gainrl_ray.errors import DataError
+
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}\n\n"
+    "{% elif message.role == 'user' %}Question: {{ message.content }}\n{% else %}Answer: {{ message.content }}\n\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
+)
+"""`data.prompt.template=plain`, for base models; it ends where an answer begins."""
+
+# Every template sees this clock, so that a prompt scored today is the prompt trained tomorrow. It is the date that
+# Llama 3.1 and 3.2 were given where no clock was at hand.
+_TEMPLATE_DATE = datetime(2024, 7, 26)
+
+# Two questions that no template contains. Their mixed case and digits make a template that rewrites questions show.
+_SENTINELS = ("Zq7vKwXj3pH", "mB5tRyUc8fLd2")
+
+_NO_SYSTEM = "data.prompt.system=null (what it says can stand in data.prompt.instruction)"
+_NO_EXAMPLE = "data.prompt.example_question=null and data.prompt.example_answer=null"
+_OTHER = "use another template: data.prompt.template=plain, or a file"
+
+
+class ChatTemplate:
+    """The messages of a question as text, under one tokenizer and one PromptConfig: `before` + question + `after`."""
+
+    def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
+        """Locate the question and every other part of the prompt in what the template writes.
+
+        Raises:
+            DataError: no template, one that refuses the messages, does not contain the question exactly once and
+                unchanged, leaves another part of the prompt out, or does not use an argument that it is given.
+        """
+        self._tokenizer, self._config = tokenizer, config
+        self.text = self._chosen()
+        """The template itself."""
+        self._arguments = self._checked_arguments()
+        self.before, self.after = self._borders()
+        self._check_parts()
+
+    def render(self, questions: Sequence[str]) -> list[str]:
+        """The prompts' texts. Raises DataError for what the template refuses."""
+        try:
+            return self._render(questions, self._config)
+        except Exception as error:  # templates raise whatever they like
+            raise DataError(
+                f"the chat template refuses the prompt ({type(error).__name__}: {error}): {self._remedy()}"
+            ) from error
+
+    def _render(self, questions: Sequence[str], config: PromptConfig) -> list[str]:
+        return self._tokenizer.apply_chat_template(
+            [_messages(question, config) for question in questions],
+            chat_template=self.text,
+            tokenize=False,
+            add_generation_prompt=True,
+            **self._arguments,
+        )
+
+    def _remedy(self) -> str:
+        """What to set so that the template takes the prompt."""
+        without_system = {"system": None}
+        without_example = {"example_question": None, "example_answer": None}
+        for changes, remedy in (
+            (without_system, f"set {_NO_SYSTEM}"),
+            (without_example, f"set {_NO_EXAMPLE}"),
+            (without_system | without_example, f"set {_NO_SYSTEM}, {_NO_EXAMPLE}"),
+        ):
+            try:
+                self._render(_SENTINELS, self._config.model_copy(update=changes))
+            except Exception:
+                continue
+            return remedy
+        return _OTHER
+
+    def _chosen(self) -> str:
+        if self._config.template is not None:
+            return PLAIN_TEMPLATE if self._config.template == "plain" else self._config.template
+        if not self._tokenizer.chat_template:
+            raise DataError(
+                "the tokenizer has no chat template: for a base model set data.prompt.template=plain with "
+                "rollout.stop='[\"Question:\"]', or data.prompt.template to a Jinja file; else use an "
+                "instruction-tuned model"
+            )
+        try:
+            return self._tokenizer.get_chat_template()
+        except ValueError as error:
+            raise DataError(f"the tokenizer's chat template cannot be chosen: {error}") from error
+
+    def _checked_arguments(self) -> dict[str, Any]:
+        """All that the template is given beside the messages."""
+        given = self._config.template_arguments
+        taken = {"messages", *inspect.signature(self._tokenizer.apply_chat_template).parameters} & given.keys()
+        unused = [name for name in given if not re.search(rf"\b{re.escape(name)}\b", self.text)]
+        if taken or unused:
+            raise DataError(
+                f"data.prompt.template_arguments: {', '.join(sorted(taken) or unused)} "
+                + ("cannot be set: this program gives it" if taken else "is no variable of the chat template")
+                + "; accepted are variables that its text reads, such as enable_thinking in Qwen3's"
+            )
+        own: dict[str, Any] = {
+            "date_string": _TEMPLATE_DATE.strftime("%d %b %Y"),
+            "strftime_now": _TEMPLATE_DATE.strftime,
+        }
+        if self._config.template == "plain":  # begins as the tokenizer begins a text
+            begins = self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id]
+            own["bos_token"] = self._tokenizer.bos_token if begins else ""
+        return own | given
+
+    def _borders(self) -> tuple[str, str]:
+        """What the template writes before and after a question."""
+        found = []
+        for sentinel, text in zip(_SENTINELS, self.render(_SENTINELS), strict=True):
+            if text.count(sentinel) != 1:
+                raise DataError(
+                    f"the chat template writes the question {text.count(sentinel)} times where once was expected, so "
+                    f"its span cannot be found; it wrote {_shortened(text)!r}: use a template that copies the user's "
+                    "message unchanged"
+                )
+            before, _, after = text.partition(sentinel)
+            found.append((before, after))
+        if found[0] != found[1]:
+            raise DataError(
+                "the chat template writes other text around another question, so the shared prefix cannot be found: "
+                "use a template that does not depend on the user's message"
+            )
+        return found[0]
+
+    def _check_parts(self) -> None:
+        """Raise DataError for a part of the prompt that the template leaves out or changes.
+
+        White space at the ends of a message is the template's own.
+        """
+        config, place = self._config, 0
+        if config.system is not None and config.system.strip() not in self.before:
+            raise DataError(_lost("data.prompt.system", f"set {_NO_SYSTEM}, or {_OTHER}"))
+        for name, part in (
+            ("example_question", config.example_question and config.example_question + config.instruction),
+            ("example_answer", config.example_answer),
+        ):
+            place = self.before.find(part.strip(), place) if part else place
+            if place < 0:
+                remedy = f"set {_NO_EXAMPLE}, or {_OTHER}"
+                if name == "example_answer" and "</think>" in (part or ""):
+                    remedy = (
+                        f"it drops the reasoning of earlier turns: write the example without <think> tags, {remedy}"
+                    )
+                raise DataError(_lost(f"data.prompt.{name}", remedy))
+            place += len(part.strip()) if part else 0
+        if not self.after.startswith(config.instruction.rstrip()):
+            raise DataError(_lost("data.prompt.instruction", f"set it to '', or {_OTHER}"))
+
+
+def _messages(question: str, config: PromptConfig) -> list[dict[str, str]]:
+    messages = []
+    if config.system is not None:
+        messages.append({"role": "system", "content": config.system})
+    if config.example_question is not None and config.example_answer is not None:
+        messages.append({"role": "user", "content": config.example_question + config.instruction})
+        messages.append({"role": "assistant", "content": config.example_answer})
+    messages.append({"role": "user", "content": question + config.instruction})
+    return messages
+
+
+def _lost(setting: str, remedy: str) -> str:
+    return f"the chat template leaves out or changes {setting}: {remedy}"
+
+
+def _shortened(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else text[:length] + "..."
