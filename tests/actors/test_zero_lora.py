@@ -10,6 +10,7 @@ import pytest
 import torch
 import zero_checks
 from learner_ranks import run_ranks, save_small_model
+from tolerances import assert_equal_but_for_rounding, rounding, roundings_in
 
 from gainrl_ray.types import MicroBatch
 
@@ -42,13 +43,22 @@ def _plain_steps(path: str, start: dict[str, torch.Tensor], config: Any) -> list
     model, base = _base(path)
     factors = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
     moments = {name: [torch.zeros_like(tensor), torch.zeros_like(tensor)] for name, tensor in start.items()}
-    found = []
+    found, roundings, moved = [], roundings_in(model), 0.0
     for step, seed in enumerate(lora_checks.SEEDS):
         (batch,) = zero_checks.make_batches(config, seed, ranks=1, tokens=zero_checks.ALL_IN_ONE, step=step)
         loss = _plain_loss(model, base, _dense(base, factors), batch.updates[0][0], config.rollout.temperature)
         gradients = dict(zip(factors, torch.autograd.grad(loss, list(factors.values())), strict=True))
         norm = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
         rate = (0.005, 0.01, 0.01)[step]  # warm-up of two updates to 0.01, then a fall that begins there
+        largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+        # Adam moves a factor by at most rate / eps of what its gradient is off; a weight is a sum over the rank.
+        moved += rate / 1e-3 * rounding(roundings, largest / max(1.0, norm.item()))
+        allowed = {
+            "norm": rounding(roundings),
+            "loss": rounding(roundings, -float(min(batch.updates[0][0].generator_logprobs.min(), -1.0))),
+            "gradients": rounding(roundings, largest) + moved,
+            "weights": moved,
+        }
         with torch.no_grad():
             for name, factor in factors.items():
                 clipped = gradients[name] * min(1.0, 1.0 / norm.item())
@@ -58,7 +68,9 @@ def _plain_steps(path: str, start: dict[str, torch.Tensor], config: Any) -> list
                 root = (second / (1 - 0.999 ** (step + 1))).sqrt()
                 factor -= rate * (first / (1 - 0.9 ** (step + 1))) / (root + 1e-3)
         weights = {name: tensor.detach() for name, tensor in _dense(base, factors).items()}
-        found.append({"loss": loss.item(), "norm": norm.item(), "gradients": gradients, "weights": weights})
+        found.append(
+            {"loss": loss.item(), "norm": norm.item(), "gradients": gradients, "weights": weights, "allowed": allowed}
+        )
     return found
 
 
@@ -115,14 +127,14 @@ def _logprobs(model: Any) -> torch.Tensor:
 def test_steps_are_those_of_the_same_low_rank_update_of_dense_weights(seen: Any, expected: Any, stage: int) -> None:
     found = seen[0][f"stage{stage}"]
     for step, wanted in enumerate(expected):
-        report = found["straight"][step]["report"]
-        assert report["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
-        assert report["grad_norm"] == pytest.approx(wanted["norm"], rel=1e-4)
+        report, allowed = found["straight"][step]["report"], wanted["allowed"]
+        assert report["loss"] == pytest.approx(wanted["loss"], abs=allowed["loss"])
+        assert report["grad_norm"] == pytest.approx(wanted["norm"], rel=allowed["norm"])
         gradients = {_in_a_file(name): gradient for name, gradient in found["gradients"][step].items()}
         assert gradients.keys() == wanted["gradients"].keys()
-        assert _worst(gradients, wanted["gradients"]) < 1e-5
+        assert _worst(gradients, wanted["gradients"]) < allowed["gradients"]
         assert found["straight"][step]["weights"].keys() == wanted["weights"].keys()
-        assert _worst(found["straight"][step]["weights"], wanted["weights"]) < 1e-5
+        assert _worst(found["straight"][step]["weights"], wanted["weights"]) < allowed["weights"]
     assert found["straight"][0]["report"]["kl"] == 0.0, "before its first update the policy is its reference"
     assert found["straight"][2]["report"]["kl"] > 1e-4
 
@@ -161,7 +173,8 @@ def test_a_resumed_run_goes_on_exactly(seen: Any, case: str) -> None:
 
 
 def test_gradient_checkpointing_changes_nothing(seen: Any, expected: Any) -> None:
-    assert _worst(seen[0]["checkpointing3"]["straight"][0]["weights"], expected[0]["weights"]) < 1e-5
+    found, wanted = seen[0]["checkpointing3"]["straight"][0], expected[0]
+    assert _worst(found["weights"], wanted["weights"]) < wanted["allowed"]["weights"]
 
 
 @pytest.mark.parametrize("case", ["stage0", "stage3"])
@@ -175,7 +188,7 @@ def test_the_merged_export_and_the_adapter_export_are_the_policy(seen: Any, smal
     adapted = PeftModel.from_pretrained(_base(small_model)[0], folder / "adapter")
     probe = torch.tensor(seen[0][case]["probe"][1:])
     for model in (merged, adapted):
-        torch.testing.assert_close(_logprobs(model), probe, rtol=0, atol=1e-5)
+        assert_equal_but_for_rounding(_logprobs(model), probe, roundings_in(model))
     assert (probe - _logprobs(_base(small_model)[0])).abs().max() > 1e-2, "training changed what the probe sees"
     assert AutoTokenizer.from_pretrained(folder).encode("2+2") == AutoTokenizer.from_pretrained(small_model).encode(
         "2+2"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tolerances import rounding, roundings_in
 
 from gainrl_ray.benchmarks.released import released_scores
 from gainrl_ray.benchmarks.scoring import ScoringBenchmark, needed_operations, random_prompts, run
@@ -21,12 +22,13 @@ def test_both_procedures_give_the_papers_score() -> None:
     prompts = random_prompts(QUESTIONS, SHAPES["small"].vocabulary)
     found = released_scores(model, prompts)
     ours = prefill_angles(model, prompts, pad_id=0, batch_tokens=400)
-    assert found == pytest.approx([score.c_intra + score.c_inter for score in ours], abs=1e-5)
+    allowed = rounding(roundings_in(model))
+    assert found == pytest.approx([score.c_intra + score.c_inter for score in ours], abs=allowed)
     states = signal_states(model, torch.tensor([prompts[0].token_ids]))[0].double().numpy()
     unit = states / np.linalg.norm(states, axis=1, keepdims=True)
     inside = [float(unit[i] @ unit[j]) for i in range(110, 112) for j in range(110, 112)]
     between = [float(unit[i] @ unit[j]) for i in range(110, 112) for j in range(110)]
-    assert found[0] == pytest.approx(np.mean(inside) + np.mean(between), abs=1e-5)
+    assert found[0] == pytest.approx(np.mean(inside) + np.mean(between), abs=allowed)
 
 
 def test_operations_are_those_that_the_scores_need() -> None:
@@ -47,7 +49,8 @@ def test_prompts_have_one_prefix_and_the_lengths_of_their_questions() -> None:
 
 def test_the_figures_of_a_run() -> None:
     figures = run(ScoringBenchmark(shape="small", dtype="float32", problems=4, rounds=2), QUESTIONS)
-    assert figures["largest difference of a score"] < 1e-5
+    model = random_model("small", dtype="float32", device="cpu")
+    assert figures["largest difference of a score"] < rounding(roundings_in(model))
     speeds = figures["prompts per second"]
     assert speeds["gainrl-ray"].low > 0 and speeds["released"].low > 0
     assert figures["share of the peak"].low > 0

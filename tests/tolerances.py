@@ -1,0 +1,52 @@
+"""How far two right evaluations may lie apart: from the number format and the length of the sums, from no machine.
+
+Processors add up in different orders and widths (SSE, AVX2, AVX-512, NEON; fused or not), so the same code gives other
+last bits on each. What the tests are about (a token left out, a mask, a stale weight) moves values by 0.001 to 1 of
+their size, hundreds of times as much as what is allowed here.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CERTAINTY = 8.0
+"""Standard deviations: one comparison in 10^14 goes wrong by chance."""
+
+
+def rounding(roundings: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> float:
+    """The largest difference of two evaluations of a number that so many roundings lead to.
+
+    A rounding is off by at most eps / 2 of the numbers added up; independent ones grow as the root of their number.
+    roundings: the length of the sum, of a chain of sums together. scale: the size of what is added up.
+
+    Source: Higham & Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4: the error is at
+    most CERTAINTY * sqrt(n) * eps / 2 * sum |x| with probability 1 - 2 exp(-CERTAINTY^2 / 2).
+    """
+    return CERTAINTY * math.sqrt(roundings) * torch.finfo(dtype).eps * scale
+
+
+def roundings_in(model: Any) -> int:
+    """Roundings on the way through a model, forwards or backwards: the longer side of each matrix, one after another.
+
+    Forwards a product sums over a matrix's inputs, backwards over its outputs, the softmax over the vocabulary.
+    Matrices that stand side by side (queries beside keys) count for the norms and attention between.
+    """
+    return sum(max(weight.shape) for weight in model.parameters() if weight.dim() > 1)
+
+
+def assert_equal_but_for_rounding(
+    found: Tensor | Sequence[Tensor], expected: Tensor | Sequence[Tensor], roundings: int
+) -> None:
+    """Raises AssertionError where float32 results differ by more than `rounding` allows at their own size.
+
+    Tensors of one call have one scale, that of the largest: the gradients of a model, say, whose small ones come from
+    sums of large numbers.
+    """
+    ours = [found] if isinstance(found, Tensor) else list(found)
+    theirs = [expected] if isinstance(expected, Tensor) else list(expected)
+    bound = rounding(roundings, max(float(value.abs().max()) for value in theirs))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=0, atol=bound)
