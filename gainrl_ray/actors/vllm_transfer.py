@@ -195,7 +195,7 @@ def unset_expert_kernels(model: torch.nn.Module) -> None:
     graphs need the kernels that there are.
     """
     for module in model.modules():
-        method = getattr(module, "quant_method", None)
+        method: Any = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None
 
