@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ from typing import Any, cast
 from gainrl_ray.actors.broadcast import Broadcast, Place
 from gainrl_ray.actors.buckets import AnnouncedBucket, WeightBucket
 from gainrl_ray.actors.contents import Contents
+from gainrl_ray.actors.sync_figures import SyncFigures
 from gainrl_ray.actors.vllm_adapter import AdapterSlot
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe
@@ -38,32 +38,6 @@ class EngineState(StrEnum):
     SERVING = "serving"
     SUSPECT = "suspect"
     DEAD = "dead"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncFigures:
-    """What bringing an engine to a version took."""
-
-    version: int
-    pull_s: float  # waiting for buckets
-    update_s: float
-    verify_s: float
-    mean_difference: float  # nats, over the probe's tokens; nan when there was no probe
-    worst_difference: float
-    size: int  # bytes
-
-
-def slowest(figures: Sequence[SyncFigures]) -> dict[str, float]:
-    """The worst of several engines' figures: seconds, nats and bytes under their names; and how many `engines`."""
-    return {
-        "engines": float(len(figures)),
-        "pull_s": max(each.pull_s for each in figures),
-        "update_s": max(each.update_s for each in figures),
-        "verify_s": max(each.verify_s for each in figures),
-        "mean_difference": max(each.mean_difference for each in figures),
-        "worst_difference": max(each.worst_difference for each in figures),
-        "bytes": float(max(each.size for each in figures)),
-    }
 
 
 class RolloutEngine:

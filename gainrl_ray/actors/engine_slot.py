@@ -13,9 +13,10 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gainrl_ray.actors.broadcast import Broadcast, Place, stall_s
-from gainrl_ray.actors.engine import EngineState, SyncFigures
+from gainrl_ray.actors.engine import EngineState
 from gainrl_ray.actors.resources import gpu_shares
 from gainrl_ray.actors.rollout import Polled, RolloutActor, Whereabouts, tail
+from gainrl_ray.actors.sync_figures import SyncFigures
 from gainrl_ray.actors.vllm_setup import environment, runs_in_process
 from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError

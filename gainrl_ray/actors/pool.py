@@ -15,8 +15,8 @@ from ray.actor import ActorHandle
 
 from gainrl_ray.actors.broadcast import Broadcast, ReceiverGroup, Receivers
 from gainrl_ray.actors.dispatch import GenerationFigures, Seat, check_requests, deal, grouped, token_count
-from gainrl_ray.actors.engine import slowest
 from gainrl_ray.actors.engine_slot import EngineSlot, Target, settled
+from gainrl_ray.actors.sync_figures import slowest
 from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest

@@ -19,7 +19,8 @@ from ray.actor import ActorHandle
 
 from gainrl_ray.actors.broadcast import Broadcast, Place
 from gainrl_ray.actors.buckets import WeightBucket
-from gainrl_ray.actors.engine import EngineState, RolloutEngine, SyncFigures
+from gainrl_ray.actors.engine import EngineState, RolloutEngine
+from gainrl_ray.actors.sync_figures import SyncFigures
 from gainrl_ray.actors.weights import Published
 from gainrl_ray.config import Config
 from gainrl_ray.errors import DeadlineError, EngineError, GainrlError
