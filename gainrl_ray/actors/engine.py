@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from gainrl_ray.actors.broadcast import Broadcast, Place
 from gainrl_ray.actors.buckets import AnnouncedBucket, WeightBucket
+from gainrl_ray.actors.mismatch import FirstLook
 from gainrl_ray.actors.vllm_adapter import AdapterSlot
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe
 from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
-from gainrl_ray.data.vocabulary import unused_ids
 from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
-from gainrl_ray.model.loading import embedding_rows, load_tokenizer
+from gainrl_ray.model.loading import ids_without_token
 from gainrl_ray.types import Completion, SampleRequest
 
 PROBE_ID = "gainrl-probe"
@@ -88,12 +88,13 @@ class RolloutEngine:
         lora = lora or LoraConfig()
         self._engine = build_engine(model, rollout, lora, max_model_len, self._in_process)
         self._adapter = AdapterSlot(self._engine, lora) if lora.sends_adapters else None
-        init_info = {"unused_ids": list(unused_ids(load_tokenizer(model), embedding_rows(model)))}
+        init_info = {"unused_ids": list(ids_without_token(model))}
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
         self.state = EngineState.STALE
         self.version: int | None = None
         self._internal: dict[str, str] = {}
         self._sleeping: set[str] = set()  # parts without memory, by vLLM's names
+        self._first_look = FirstLook()
 
     # -- generation ----------------------------------------------------------------------------------------------
 
@@ -172,6 +173,7 @@ class RolloutEngine:
         if self._internal or self._engine.has_unfinished_requests():
             raise EngineError(f"sync to version {version} with {self.unfinished} requests under way: drain them first")
         self.state, self.version = EngineState.STALE, None
+        self._first_look.take(self.score, None if self._sleeping else probe)
         self._wake(WEIGHTS)
         try:
             if self._adapter:
@@ -255,21 +257,18 @@ class RolloutEngine:
     def _verify(self, probe: Probe, version: int) -> float:
         """The largest difference to the learner's log-probabilities, nats. Raises WeightSyncError above tolerance."""
         found = self.score(probe.token_ids)
-        differences = [abs(a - b) for a, b in zip(found[1:], probe.logprobs[1:], strict=True)]
-        worst = max(range(len(differences)), key=lambda i: _rank(differences[i]))
+        pairs = zip(found[1:], probe.logprobs[1:], strict=True)
+        differences = [abs(a - b) if a == a and b == b else float("inf") for a, b in pairs]
+        worst = max(range(len(differences)), key=differences.__getitem__)
         if not differences[worst] <= self._tolerance:
             at = worst + 1
             raise WeightSyncError(
                 f"version {version}: the engine's log-probability of probe token {at} (id {probe.token_ids[at]}) is "
                 f"{found[at]:.5f}, the learner's {probe.logprobs[at]:.5f}: they differ by {differences[worst]:.5f} "
-                f"nats, allowed is sync.verify_tolerance {self._tolerance}. The engine does not hold the learner's "
-                "weights, or computes in lower precision than the tolerance expects"
+                f"nats, allowed is sync.verify_tolerance {self._tolerance}. "
+                + self._first_look.explanation(found, probe.logprobs)
             )
         return differences[worst]
-
-
-def _rank(difference: float) -> float:
-    return float("inf") if difference != difference else difference
 
 
 def _params(request: SampleRequest) -> Any:
