@@ -37,6 +37,10 @@ class EngineError(GainrlError, RuntimeError):
     """A rollout engine that died, serves the wrong weights or cannot be restarted."""
 
 
+class EngineStartError(EngineError):
+    """An engine that vLLM refused to start."""
+
+
 class WeightSyncError(EngineError):
     """Weights in an engine that differ from the learner's."""
 

@@ -165,6 +165,8 @@ class Pair:
         self.ids = some_ids(TOKENS)
         self.model = load_model(config, sequence_tokens=MAX_MODEL_LEN)
         self.policy = PolicyModel(self.model)
+        # vLLM runs some (OLMo 2) by their transformers class, which it changes in this process for learners too.
+        self.model.base_model.do_not_compile = True
         self.engine = RolloutEngine(
             model=config,
             rollout=ROLLOUT,

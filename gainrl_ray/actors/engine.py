@@ -12,15 +12,15 @@ from typing import Any, cast
 from gainrl_ray.actors.broadcast import Broadcast, Place
 from gainrl_ray.actors.buckets import AnnouncedBucket, WeightBucket
 from gainrl_ray.actors.contents import Contents
+from gainrl_ray.actors.mismatch import FirstLook
 from gainrl_ray.actors.sync_figures import SyncFigures
 from gainrl_ray.actors.vllm_adapter import AdapterSlot
 from gainrl_ray.actors.vllm_setup import build_engine, environment, log_to, runs_in_process
 from gainrl_ray.actors.weights import Probe
 from gainrl_ray.algo.agreement import Agreement, agreement
 from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
-from gainrl_ray.data.vocabulary import unused_ids
 from gainrl_ray.errors import EngineError, GainrlError, WeightSyncError
-from gainrl_ray.model.loading import embedding_rows, load_tokenizer
+from gainrl_ray.model.loading import ids_without_token
 from gainrl_ray.types import Completion, SampleRequest
 
 PROBE_ID = "gainrl-probe"
@@ -68,12 +68,13 @@ class RolloutEngine:
         lora = lora or LoraConfig()
         self._engine = build_engine(model, rollout, lora, max_model_len, self._in_process)
         self._adapter = AdapterSlot(self._engine, lora) if lora.sends_adapters else None
-        init_info = {"unused_ids": list(unused_ids(load_tokenizer(model), embedding_rows(model)))}
+        init_info = {"unused_ids": list(ids_without_token(model))}
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
         self.state = EngineState.STALE
         self.version: int | None = None
         self._internal: dict[str, str] = {}
         self._sleeping: set[str] = set()  # parts without memory, by vLLM's names
+        self._first_look = FirstLook()
 
     # -- generation ----------------------------------------------------------------------------------------------
 
@@ -152,6 +153,7 @@ class RolloutEngine:
         if self._internal or self._engine.has_unfinished_requests():
             raise EngineError(f"sync to version {version} with {self.unfinished} requests under way: drain them first")
         self.state, self.version = EngineState.STALE, None
+        self._first_look.take(self.score, None if self._sleeping else probe)
         self._wake(WEIGHTS)
         try:
             if self._adapter:
@@ -254,8 +256,8 @@ class RolloutEngine:
                 f"{probe.token_ids[at]}: {found[at]:.4f}, the learner has {probe.logprobs[at]:.4f}); allowed are "
                 f"{result.allowed_mean:.3g} and {result.allowed_largest:.3g}, "
                 + (f"what rounding in {self._dtype} explains" if self._tolerance is None else "sync.verify_tolerance")
-                + ". The engine does not hold the learner's weights, or vLLM and transformers compute this model "
-                "differently"
+                + ". "
+                + self._first_look.explanation(found, probe.logprobs)
             )
         return result
 

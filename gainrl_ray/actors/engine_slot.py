@@ -19,7 +19,7 @@ from gainrl_ray.actors.rollout import Polled, RolloutActor, Whereabouts, tail
 from gainrl_ray.actors.sync_figures import SyncFigures
 from gainrl_ray.actors.vllm_setup import environment, runs_in_process
 from gainrl_ray.config import Config
-from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError
+from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError, WeightSyncError
 from gainrl_ray.types import SampleRequest
 
 PING_S = 10.0
@@ -250,12 +250,13 @@ class EngineSlot:
             "generated_tokens": self.generated_tokens,
         }
 
-    def told(self, what: str) -> str:
-        """A sentence on this engine: who, where, what, and the last lines of its log when it is on this machine."""
+    def told(self, what: str, *, with_log: bool = True) -> str:
+        """A sentence on this engine: who, where, what, and its log, with the last lines when it is on this machine."""
         where = self._where
         if where is None:
             return f"engine {self.index} {what}"
-        lines = tail(where.log_file) if where.node_id == ray.get_runtime_context().get_node_id() else ""
+        is_here = with_log and where.node_id == ray.get_runtime_context().get_node_id()
+        lines = tail(where.log_file) if is_here else ""
         log = f"log {where.log_file}" + (f", last lines:\n{lines}" if lines else "")
         return f"engine {self.index} (node {where.node}, process {where.pid}) {what}; {log}"
 
@@ -268,7 +269,8 @@ class EngineSlot:
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, GainrlError):
-                raise type(cause)(self.told(f"failed on {what}: {cause}")) from error
+                told = self.told(f"failed on {what}: {cause}", with_log=not isinstance(cause, WeightSyncError))
+                raise type(cause)(told) from error
             raise EngineError(self.told(f"failed on {what}: {cause!r}")) from error
         except RayError as error:
             raise EngineError(self.told(f"died on {what}: {str(error).splitlines()[0]}")) from error

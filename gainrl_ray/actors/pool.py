@@ -18,7 +18,7 @@ from gainrl_ray.actors.dispatch import GenerationFigures, Seat, check_requests, 
 from gainrl_ray.actors.engine_slot import EngineSlot, Target, settled
 from gainrl_ray.actors.sync_figures import slowest
 from gainrl_ray.config import Config
-from gainrl_ray.errors import DeadlineError, EngineError, GainrlError, ResourceError, WeightSyncError
+from gainrl_ray.errors import DeadlineError, EngineError, EngineStartError, GainrlError, ResourceError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest
 
 TICK_S = 0.5  # how often engines are looked after while nothing arrives
@@ -73,8 +73,7 @@ class RolloutPool:
         nan when not verified), `bytes`; and `seconds`, `engines` (that serve it).
 
         Raises:
-            WeightSyncError: an engine's weights are not the learner's. EngineError, DeadlineError, ResourceError: an
-                engine could not be brought to the version.
+            WeightSyncError: an engine's weights are not the learner's. EngineError, DeadlineError, ResourceError.
         """
         if self._store is None:
             raise EngineError(f"version {version} was asked and no weight store is known: call use_store first")
@@ -217,8 +216,9 @@ class RolloutPool:
         if isinstance(error, WeightSyncError | ResourceError) or not isinstance(error, GainrlError):
             raise error
         allowed = self._config.rollout.max_engine_restarts
-        if self._restarts >= allowed:
-            raise EngineError(f"{error}\nno restart left: rollout.max_engine_restarts is {allowed}") from error
+        if self._restarts >= (1 if allowed and isinstance(error, EngineStartError) and not others else allowed):
+            why = f"rollout.max_engine_restarts is {allowed}, and a start that fails is tried once more"
+            raise EngineError(f"{error}\nno restart left: {why}") from error
         self._restarts += 1
         slot.restarts += 1
         logger.warning("restart %d of %d, %d requests go elsewhere: %s", self._restarts, allowed, len(back), error)

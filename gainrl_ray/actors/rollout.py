@@ -23,7 +23,7 @@ from gainrl_ray.actors.engine import EngineState, RolloutEngine
 from gainrl_ray.actors.sync_figures import SyncFigures
 from gainrl_ray.actors.weights import Published
 from gainrl_ray.config import Config
-from gainrl_ray.errors import DeadlineError, EngineError, GainrlError
+from gainrl_ray.errors import DeadlineError, EngineError, EngineStartError, GainrlError
 from gainrl_ray.types import Completion, SampleRequest
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ T = TypeVar("T")
 IDLE_S = 1.0  # how often the owning thread looks up when nothing comes in
 LINGER_S = 0.02  # completions that finish within this time of each other travel together
 TAIL_LINES = 20
+LINE_LENGTH = 200
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +230,8 @@ class RolloutServer:
         """Make the error known to all who wait and all who come later."""
         print(f"engine {self._index} ended: {error!r}", file=sys.stderr)
         logger.exception("engine %d ended", self._index)
-        told = error if isinstance(error, GainrlError) else EngineError(f"{type(error).__name__}: {error}")
+        kind = EngineError if self._ready.done() else EngineStartError
+        told = error if isinstance(error, GainrlError) else kind(f"{type(error).__name__}: {error}")
         with self._arrived:
             self._error = told
             self._arrived.notify_all()
@@ -287,8 +289,9 @@ def _log_folder() -> Path:
 
 
 def tail(log_file: str) -> str:
-    """The last lines of a log file of this machine; empty when there is none."""
+    """The last lines of a log file of this machine, long ones cut; empty when there is none."""
     try:
-        return "\n".join(Path(log_file).read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        lines = Path(log_file).read_text(errors="replace").splitlines()[-TAIL_LINES:]
     except OSError:
         return ""
+    return "\n".join(line if len(line) <= LINE_LENGTH else line[:LINE_LENGTH] + " ..." for line in lines)

@@ -10,7 +10,7 @@ from gainrl_ray.data.vocabulary import ROWS, UNUSED_IDS, rowless_tokens, unused_
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ModelError
 from gainrl_ray.model.named import NAMED, named_folder
-from gainrl_ray.model.positions import fix_rope_factors, grows_with_rows
+from gainrl_ray.model.positions import disagreement, fix_rope_factors
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
 _NAMES = ", ".join(map(repr, ("tiny", *NAMED)))
@@ -106,7 +106,7 @@ def load_model(config: ModelConfig, dtype: str | None = None, sequence_tokens: i
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): they would be random; "
             "give a folder with all weights"
         )
-    if unused := unused_ids(load_tokenizer(config), embedding_rows(config)):
+    if unused := ids_without_token(config):
         model.register_buffer(UNUSED_IDS, torch.tensor(unused), persistent=False)
     if sequence_tokens is not None:
         fix_rope_factors(model, sequence_tokens)
@@ -126,6 +126,11 @@ def attention(config: ModelConfig) -> str:
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(architecture), None)
     takes_sdpa = not is_capped and getattr(kind, "_supports_sdpa", True)
     return "eager" if config.attention == "sdpa" and not takes_sdpa else config.attention
+
+
+def ids_without_token(config: ModelConfig) -> tuple[int, ...]:
+    """As `unused_ids`, of the model and its tokenizer. Raises as `load_tokenizer`."""
+    return unused_ids(load_tokenizer(config), embedding_rows(config))
 
 
 def embedding_rows(config: ModelConfig) -> int:
@@ -173,20 +178,20 @@ def _check_weight_files(config: ModelConfig) -> None:
 
 
 def check_positions(config: Config) -> None:
-    """Raise ModelError when prompts and completions may be longer than the model has positions.
+    """Raise ModelError when prompts and completions may be longer than the model has positions, or than vLLM and
+    transformers agree on it.
 
-    Without a word on models that stretch their positions (rope scaling): how far is for vLLM to say. Those that
-    stretch them by each row's length do so in transformers alone, so they may not need to.
+    Without a word on the positions of models that stretch them (rope scaling): how far is for vLLM to say.
     """
     text = _causal_config(config.model).get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
-    is_dynamic = grows_with_rows(text)
-    if positions is None or ("factor" in str(getattr(text, "rope_parameters", None)) and not is_dynamic):
-        return
-    if config.sequence_tokens > positions:
-        beyond = ", beyond which its rope scaling 'dynamic' is another in vLLM" if is_dynamic else ""
+    problem = disagreement(text, config.sequence_tokens)
+    is_stretched = "factor" in str(getattr(text, "rope_parameters", None))
+    if positions is not None and not is_stretched and config.sequence_tokens > positions:
+        problem = f"has {positions} positions"
+    if problem is not None:
         raise ModelError(
-            f"model.path {config.model.path!r} has {positions} positions{beyond}; data.prompt.max_tokens "
+            f"model.path {config.model.path!r} {problem}; data.prompt.max_tokens "
             f"{config.data.prompt.max_tokens} and rollout.max_new_tokens {config.rollout.max_new_tokens} need "
             f"{config.sequence_tokens}: lower one of them"
         )

@@ -20,7 +20,15 @@ def fix_rope_factors(model: Any, sequence_tokens: int) -> None:
             module.rope_type = "chosen"  # no type by which the forward pass would choose again
 
 
-def grows_with_rows(architecture: Any) -> bool:
-    """Whether the model stretches its positions by a row's length (dynamic NTK), as no engine with a cache can."""
+def disagreement(architecture: Any, tokens: int) -> str | None:
+    """What makes vLLM and transformers disagree on sequences of so many tokens, said of the model; None for nothing.
+
+    architecture: the transformers config of the language model.
+    """
     parameters = getattr(architecture, "rope_parameters", None) or {}
-    return "dynamic" in str(parameters.get("rope_type", ""))
+    is_dynamic = "dynamic" in str(parameters.get("rope_type", ""))
+    if is_dynamic and tokens > (positions := architecture.max_position_embeddings):
+        return f"stretches its positions by 'dynamic', which vLLM does otherwise beyond {positions} tokens"
+    if architecture.model_type == "cohere2" and tokens > architecture.sliding_window:
+        return f"has windows of a token more in vLLM, which shows beyond {architecture.sliding_window} tokens"
+    return None

@@ -14,7 +14,7 @@ from gainrl_ray.actors.buckets import pack
 from gainrl_ray.actors.pool import RolloutPool
 from gainrl_ray.actors.weights import Probe, WeightStoreActor
 from gainrl_ray.config import Config, ModelConfig
-from gainrl_ray.errors import EngineError, ResourceError
+from gainrl_ray.errors import EngineError, EngineStartError, ResourceError
 from gainrl_ray.types import Completion, SampleRequest, Sampling
 
 LIMIT_S = 240.0
@@ -96,6 +96,22 @@ def test_going_to_sleep_starts_nothing_and_ends_what_stays_awake() -> None:
     slots[0].is_up = True
     with pytest.raises(EngineError, match=r"does not fall asleep(.|\n)*no restart left"):
         pool.sleep()
+    pool.close()
+
+
+def test_an_engine_that_cannot_start_is_tried_twice() -> None:
+    tried = []
+
+    def refuse(target: object, store: object) -> None:
+        tried.append(time.monotonic())
+        raise EngineStartError("ValueError: no such model")
+
+    pool = RolloutPool(config(engines=1, max_engine_restarts=3))
+    (slot,) = pool._slots = [Slot(0)]  # pyright: ignore[reportAttributeAccessIssue]
+    slot.bring_up = refuse
+    with pytest.raises(EngineError, match=r"no such model\nno restart left"):
+        pool.start()
+    assert len(tried) == 2
     pool.close()
 
 

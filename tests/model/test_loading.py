@@ -141,8 +141,10 @@ def test_sequences_longer_than_the_model_are_refused(copied: Path) -> None:
     _edit(copied / "config.json", rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0})
     check_positions(config)
     _edit(copied / "config.json", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
-    with pytest.raises(ModelError, match="has 100 positions, beyond which its rope scaling 'dynamic' is another in"):
+    with pytest.raises(ModelError, match=r"'dynamic', which vLLM does otherwise beyond 100 tokens; .* need 101"):
         check_positions(config)
+    _edit(copied / "config.json", max_position_embeddings=101)
+    check_positions(config)
 
 
 def test_a_missing_tokenizer_is_refused(copied: Path) -> None:
