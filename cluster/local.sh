@@ -162,46 +162,11 @@ stop_head() {
   rm -f "$state/head"
 }
 
-detached() { # becomes a command that holds none of the caller's open files, such as locks
-  local entry
-  for entry in /proc/self/fd/*; do ((${entry##*/} < 3)) || eval "exec ${entry##*/}>&-" 2>/dev/null; done
-  exec "$@"
-}
-
 start_head() {
-  local attempt
   if head_alive && answers "$head_port"; then return; fi
   if head_alive; then stop_head; fi
-  for attempt in 1 2 3; do # Ray itself gives up when a busy machine takes more than 30 s to start its node manager
-    launch_head && return
-    stop_head >/dev/null
-    say "Ray did not start (attempt $attempt of 3)"
-  done
-  tail -n 20 "$state/ray.log" >&2
-  fail "Ray did not start, see above and .local/ray.log: free processors or memory, then run again"
-}
-
-launch_head() { # true when the head is up and its dashboard answers
-  local ports deadline=$((SECONDS + 120))
-  read -ra ports <<<"$("$venv/bin/python" -c 'import socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(6)]
-print(*(server.getsockname()[1] for server in held))')"
-  say "starting Ray on 127.0.0.1 (dashboard http://127.0.0.1:${ports[0]}, log .local/ray.log)"
-  rm -rf "$temp"
-  # Ray rewrites --node-ip-address 127.0.0.1 to the machine's address, and listens on it, unless told by this
-  # variable that there is no cluster of machines. A stopped job gets two minutes to commit its work.
-  RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_JOB_STOP_WAIT_TIME_S=120 \
-    DASHBOARD_METRIC_PORT=${ports[1]} AUTOSCALER_METRIC_PORT=${ports[2]} \
-    detached setsid "$venv/bin/ray" start --head --block --disable-usage-stats --node-ip-address 127.0.0.1 \
-    --dashboard-host 127.0.0.1 --dashboard-port "${ports[0]}" --port "${ports[3]}" \
-    --ray-client-server-port "${ports[4]}" --dashboard-agent-listen-port "${ports[5]}" --temp-dir "$temp" \
-    </dev/null >"$state/ray.log" 2>&1 &
-  echo "$! $(birth $!) ${ports[0]}" >"$state/head"
-  while head_alive && ((SECONDS < deadline)); do
-    grep -q "Ray runtime started" "$state/ray.log" && answers "$head_port" && return
-    sleep 0.5
-  done
-  return 1
+  # Closed here: the lock would be held for as long as the head lives.
+  "$venv/bin/python" -m gainrl_ray.actors.ray_start "$state" "$temp" 9>&- || exit 1
 }
 
 use_ray() {

@@ -66,8 +66,8 @@ class RunConfig(Node):
 class RayConfig(Node):
     """Where Ray comes from."""
 
-    address: str = "local"
-    """`local` starts an own Ray; `auto` or host:port joins one. A submitted job always joins its cluster."""
+    address: str | None = None
+    """`local` starts an own Ray, `auto` or host:port joins one; none = RAY_ADDRESS (a job has it) or `local`."""
     num_cpus: PositiveInt | None = None
     """CPUs that an own local Ray offers; none = all cores."""
     autoscaling: bool = False

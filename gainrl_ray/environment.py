@@ -17,6 +17,6 @@ class Environment(BaseSettings):
     caller_dir: Path = Field(default_factory=Path.cwd, validation_alias="GAINRL_CALLER_DIR")
     """Folder that relative paths start from: Ray runs a submitted job in a copy of the working directory."""
     ray_address: str | None = Field(default=None, validation_alias="RAY_ADDRESS")
-    """The cluster of the submitted job, or the one the user named."""
+    """The cluster of the submitted job, or the one the user named; `ray.address` goes before it."""
     cache_dir: Path = Field(default_factory=_user_cache, validation_alias="GAINRL_CACHE_DIR")
     """Folder of what is fetched once and used again: named models, other projects' packages for benchmarks."""

@@ -58,7 +58,7 @@ class BenchmarkError(GainrlError, RuntimeError):
 
 
 def exit_status(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], int]:
-    """A job's `main` as its exit status: 0 for None, and 2 after one line that tells of an error raised on purpose."""
+    """A job's `main` as its exit status: 0 for None, 130 for Ctrl-C, 2 after one line of an error raised on purpose."""
 
     @functools.wraps(main)
     def status(argv: list[str]) -> int:
@@ -67,5 +67,7 @@ def exit_status(main: Callable[[list[str]], int | None]) -> Callable[[list[str]]
         except GainrlError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            return 130
 
     return status
