@@ -16,6 +16,8 @@ usage: cluster/local.sh train|score|evaluate|test|stop [arguments]
 
 Relative paths in arguments mean the folder you are in. `cluster/local.sh train --help` lists every setting.
 RAY_ADDRESS=http://host:8265 uses an existing cluster. PYTHON=/path/to/python chooses the interpreter of .venv.
+GAINRL_EXTRA=cpu|gpu chooses the packages; else they are those for GPUs where the machine has one that they can use.
+The tests run on CPUs, with an environment of their own (.local/venv-cpu) beside one for GPUs.
 TEXT
 }
 
@@ -83,6 +85,88 @@ adopt_pip_settings() {
   fi
 }
 
+# What torch 2.13.0 and vllm 0.32.0 for GPUs need, as gainrl_ray/devices.py has it; memory in MiB.
+oldest_driver=580 least_capability=7.5 free_memory=4096
+
+at_least() { # whether version $1 is $2 or newer
+  [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]
+}
+
+smi() { # fields of every GPU, a line each; fails where there is no driver, or one too old to know a field
+  timeout 20 nvidia-smi "--query-gpu=$1" --format=csv,noheader,nounits 2>/dev/null
+}
+
+gpu_trouble() { # why the packages for GPUs cannot run on a machine whose nvidia-smi is there; nothing when they can
+  local driver best
+  driver=$(smi driver_version | head -n 1) || true
+  if [[ ! $driver =~ ^[0-9]+ ]]; then
+    echo "nvidia-smi fails: $(timeout 20 nvidia-smi 2>&1 | head -n 1 | cut -c1-160)"
+  elif ((BASH_REMATCH[0] < oldest_driver)); then
+    echo "the NVIDIA driver $driver is older than $oldest_driver, which CUDA 13 needs: update the driver"
+  else
+    best=$(smi compute_cap | sort -V | tail -n 1) || true
+    if [[ $best =~ ^[0-9.]+$ ]] && ! at_least "$best" "$least_capability"; then
+      echo "$(smi name | sort -u | paste -sd,) has compute capability $best, CUDA 13 needs $least_capability or more"
+    fi
+  fi
+}
+
+choose_extra() { # sets extra: cpu or gpu
+  local trouble=''
+  extra=${GAINRL_EXTRA:-}
+  [[ -z $extra || $extra == cpu || $extra == gpu ]] || fail "GAINRL_EXTRA is $extra: accepted are cpu and gpu"
+  if [[ $extra == cpu ]]; then return; fi
+  if ! command -v nvidia-smi >/dev/null; then
+    trouble="there is no nvidia-smi: install NVIDIA's driver, $oldest_driver or newer"
+    if [[ -z $extra ]]; then extra=cpu; return; fi
+  elif [[ ${CUDA_VISIBLE_DEVICES-all} =~ ^(|-1|NoDevFiles)$ ]]; then
+    trouble="CUDA_VISIBLE_DEVICES hides all GPUs"
+  else
+    trouble=$(gpu_trouble)
+  fi
+  if [[ -n $trouble && $extra == gpu ]]; then fail "GAINRL_EXTRA=gpu, but $trouble; GAINRL_EXTRA=cpu runs on CPUs"; fi
+  if [[ -n $trouble ]]; then
+    say "no GPU is used, the packages are those for CPUs: $trouble"
+    extra=cpu
+  else
+    extra=gpu
+  fi
+}
+
+check_headers() { # ends unless Triton can compile for the interpreter $1 what launches its kernels
+  "$1" -c 'import os, sys, sysconfig
+scheme = sysconfig.get_default_scheme()
+folder = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
+sys.exit(not os.path.isfile(os.path.join(folder, "Python.h")))' \
+    || fail "on a GPU Triton compiles at run time, and $1 has no Python.h:" \
+    "apt install $("$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')," \
+    "or set PYTHON to an interpreter that has it, or run on CPUs: GAINRL_EXTRA=cpu"
+}
+
+leave_out_gpus() { # hides from Ray, before it starts, the GPUs that cannot be used: all with the packages for CPUs
+  local index capability total used name usable=() left_out=()
+  if [[ $(cut -d' ' -f1 "$venv/.gainrl-setup") == cpu ]]; then
+    export CUDA_VISIBLE_DEVICES=''
+    return
+  fi
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then return; fi
+  while IFS=, read -r index capability total used name; do
+    index=${index// /} name=${name# } total=${total// /} used=${used// /}
+    if ! at_least "${capability// /}" "$least_capability"; then
+      left_out+=("GPU $index ($name) is too old")
+    elif [[ $total$used =~ ^[0-9]+$ ]] && ((total - used < free_memory || 4 * (total - used) < total)); then
+      left_out+=("GPU $index has $((total - used)) of $total MiB free")
+    else
+      usable+=("$index")
+    fi
+  done < <(smi index,compute_cap,memory.total,memory.used,name)
+  if ((${#left_out[@]})); then say "$(printf '%s; ' "${left_out[@]}")${#usable[@]} left to use"; fi
+  if ((${#left_out[@]} && ${#usable[@]})); then
+    export CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER=PCI_BUS_ID
+    CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${usable[*]}")
+  fi
+}
+
 install_packages() {
   local uv=$1 extra=$2 index=https://download.pytorch.org/whl/cpu/
   local install=("$uv" pip install --python "$venv/bin/python" --editable ".[$extra]" --group dev)
@@ -97,12 +181,13 @@ install_packages() {
     "check the network and pip's settings, then run again"
 }
 
-set_up() {
-  local python extra stamp have uv begin=$SECONDS
+set_up() { # packages for what choose_extra says, or for $1
+  local python extra=${1:-} stamp have uv begin=$SECONDS
   command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null \
     || fail "a C++ compiler is needed (DeepSpeed builds its shared-memory collectives at first use): apt install g++"
   python=$(find_python)
-  extra=$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+  [[ -n $extra ]] || choose_extra
+  [[ $extra == cpu ]] || check_headers "$python"
   stamp="$extra $({ cat "$root/pyproject.toml"; echo "$root"; "$python" --version; } | sha256sum | cut -c1-16)"
   have=$(cat "$venv/.gainrl-setup" 2>/dev/null || true)
   [[ $have == "$stamp" ]] && "$venv/bin/python" -c '' 2>/dev/null && return
@@ -112,6 +197,7 @@ set_up() {
   # The two extras ship the same modules under different names, so a change of extra starts afresh.
   if [[ ! -x $venv/bin/python || ${have:-$extra} != "$extra"* ]] \
     || ! cmp -s <("$python" --version) <("$venv/bin/python" --version); then
+    if head_alive; then stop_head; fi # its processes run from what is replaced here
     say "making .venv with $("$python" --version)"
     "$uv" venv --quiet --clear --python "$python" "$venv" || fail "uv cannot make $venv: remove it and run again"
   fi
@@ -178,6 +264,7 @@ use_ray() {
   # No token on the loopback interface. On a machine shared with people who must not run code as you, start a Ray with
   # RAY_AUTH_MODE=token yourself and name it in RAY_ADDRESS.
   export RAY_AUTH_MODE=disabled
+  head_alive || leave_out_gpus
   locked start_head
   head_alive || fail "the Ray head has just ended: see .local/ray.log"
   export RAY_API_SERVER_ADDRESS=http://127.0.0.1:$head_port
@@ -227,6 +314,10 @@ print(json.dumps({"env_vars": variables, "excludes": [".local/", ".git/", "runs/
 
 verb=${1:-}
 [[ $# -gt 0 ]] && shift
+if [[ $verb == test ]]; then # the suite's engines run on CPUs, which vLLM's build for GPUs cannot
+  choose_extra
+  if [[ $extra == gpu ]]; then venv=$state/venv-cpu; fi
+fi
 # Bytecode must be cached: otherwise every actor that starts compiles torch, vLLM and Ray anew.
 unset PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
 export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv RAY_USAGE_STATS_ENABLED=0
@@ -241,10 +332,10 @@ case $verb in
     run_job "$verb" "$@"
     ;;
   test)
-    locked set_up
+    locked set_up cpu
     cd "$root"
     say "running the tests"
-    exec env -u RAY_ADDRESS RAY_AUTH_MODE=disabled "$venv/bin/python" -m pytest -q "$@"
+    exec env -u RAY_ADDRESS RAY_AUTH_MODE=disabled CUDA_VISIBLE_DEVICES= "$venv/bin/python" -m pytest -q "$@"
     ;;
   stop) locked stop_head ;;
   -h | --help) usage ;;

@@ -1,5 +1,6 @@
 """One resource budget: what every part asks for, from the config alone, and the check against the cluster."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,18 @@ def side_by_side(budgets: Sequence[tuple[Share, ...]], supply: Mapping[str, floa
     return next((count for count in counts if not any(shortage(need * count, supply) for need in budgets)), 0)
 
 
+def _shared_gpu_hint(shares: tuple[Share, ...], supply: Mapping[str, float]) -> str:
+    """Words on the preset one-gpu where learner and engine want whole GPUs and the cluster has one, else ""."""
+    wants_whole = all(share.gpus >= 1 for share in shares if share.part in ("learner", "engine"))
+    both = {"learner", "engine"} <= {share.part for share in shares}
+    if not (both and wants_whole and supply.get("GPU", 0.0) >= 1 and shortage(shares, {**supply, "CPU": math.inf})):
+        return ""
+    return (
+        "; `--config one-gpu` after the other --config has one learner and one engine share a GPU by turns "
+        "(jobs/configs/one-gpu.yaml tells which models fit which GPU)"
+    )
+
+
 def preflight(shares: tuple[Share, ...], supply: Mapping[str, float], autoscaling: bool) -> str:
     """One console line: need against supply.
 
@@ -98,7 +111,7 @@ def preflight(shares: tuple[Share, ...], supply: Mapping[str, float], autoscalin
     if short and not autoscaling:
         raise ResourceError(
             f"{short}. Lower rollout.engines, learner.workers or their cpus_per_*/gpus_per_* settings, "
-            "or run on a larger cluster"
+            f"or run on a larger cluster{_shared_gpu_hint(shares, supply)}"
         )
     nodes = [name for name in supply if name.startswith("node:") and name != HEAD]
     if len(nodes) == 1 and not autoscaling:

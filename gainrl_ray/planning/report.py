@@ -44,15 +44,15 @@ def assumptions_text(assumed: Assumptions) -> str:
 def splits_text(cluster: Cluster, named: Sequence[tuple[str, Prediction]]) -> str:
     """A table of splits: GPUs of each side, memory, seconds of a step's parts, steps an hour."""
     header = (
-        *("", "GPUs", "engines x TP", "learners", "shared", "ZeRO", "learner GiB", "seqs/engine"),
+        *("", "GPUs", "engines x TP", "learners", "ZeRO", "learner GiB", "seqs/engine"),
         *("generate s", "train s", "sync s", "eval s", "step s", "steps/h"),
     )
     rows: list[Sequence[str]] = [header]
     for name, found in named:
         rollout, learner = found.config.rollout, found.config.learner
+        learners = f"{learner.workers}{' share' if rollout.colocated else ''}"
         row = (
-            *(name, str(found.gpus), f"{rollout.engines} x {rollout.tensor_parallel_size}", str(learner.workers)),
-            "yes" if rollout.colocated else "no",
+            *(name, str(found.gpus), f"{rollout.engines} x {rollout.tensor_parallel_size}", learners),
             *(str(learner.zero_stage), f"{found.learner.peak / GIB:.1f}", f"{_sequences(found)}"),
         )
         step = found.step if found.times else None
@@ -61,7 +61,7 @@ def splits_text(cluster: Cluster, named: Sequence[tuple[str, Prediction]]) -> st
         rows.append((*row, *([f"{value:.1f}" for value in times] or ["-"] * 5), speed))
     reasons = [f"{name}: {reason}" for name, found in named for reason in found.shortages]
     reasons = [textwrap.fill(reason, 120, subsequent_indent="  ") for reason in reasons]
-    unit = "GPUs" if cluster.device.is_gpu else "cores"
+    unit = ("GPU" if cluster.device.is_gpu else "core") + "s" * (cluster.count > 1)
     return "\n".join([f"{cluster.count} {unit}", _aligned(rows, right=True), *reasons])
 
 

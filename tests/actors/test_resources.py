@@ -17,6 +17,19 @@ def test_a_shortage_names_the_parts_and_both_amounts() -> None:
         preflight(budget(config), {"CPU": 16.0, "GPU": 4.0}, autoscaling=False)
 
 
+def test_a_lone_gpu_is_pointed_to_the_preset_that_shares_it() -> None:
+    apart = {"learner": {"gpus_per_worker": 1}, "rollout": {"gpus_per_engine": 1}}
+    for config, supply, helps in (
+        (apart, {"CPU": 8.0, "GPU": 1.0}, True),
+        (apart, {"CPU": 8.0}, False),  # there is none to share
+        (apart, {"CPU": 0.5, "GPU": 2.0}, False),  # GPUs are not what is short
+        (shared(rollout={"engines": 2}), {"CPU": 8.0, "GPU": 1.0}, False),  # shares already
+    ):
+        with pytest.raises(ResourceError) as caught:
+            preflight(budget(Config.model_validate(config)), supply, autoscaling=False)
+        assert ("--config one-gpu" in str(caught.value)) == helps, str(caught.value)
+
+
 def test_a_growing_cluster_is_waited_for() -> None:
     shares = (Share(part="engine", count=2, cpus=1.0, gpus=1.0),)
     line = preflight(shares, {"CPU": 1.0}, autoscaling=True)

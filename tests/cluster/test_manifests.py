@@ -15,6 +15,7 @@ import yaml
 from gainrl_ray.actors.resources import budget, scoring_share
 from gainrl_ray.cli import load_config
 from gainrl_ray.config import Config
+from gainrl_ray.planning.shape import model_shape
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT.parent / "shared" / "schemas"
@@ -164,6 +165,38 @@ class TestCluster:
             assert per_node >= 1
             wanted = max(share.count, config.scoring.max_actors) if group == "scorers" else share.count
             assert per_node * nodes >= wanted, f"{group}: {nodes} nodes x {per_node} < {wanted}"
+
+    def test_every_worker_can_hold_the_weight_store(self, cluster: dict[str, Any]) -> None:
+        """Where its first learner rank is, a run keeps max_staleness + 2 versions of the weights."""
+        for group in cluster["workerGroupSpecs"]:
+            pod = group["template"]["spec"]
+            store = int(group["rayStartParams"]["object-store-memory"])
+            shm = next(gib(volume["emptyDir"]["sizeLimit"]) for volume in pod["volumes"] if volume["name"] == "shm")
+            memory = gib(pod["containers"][0]["resources"]["limits"]["memory"])
+            assert {"name": "shm", "mountPath": "/dev/shm"} in pod["containers"][0]["volumeMounts"]
+            assert store >= 1.1 * max(map(kept_weights, PRESETS)), "and a tenth for rollouts and tables"
+            assert store <= 0.95 * shm * 2**30, "Ray leaves 5 % of /dev/shm free, NCCL needs some"
+            assert memory - shm >= 24, "for the processes beside what lies in /dev/shm, GiB"
+
+
+def gib(quantity: str) -> int:
+    """GiB of a Kubernetes quantity such as 36Gi."""
+    assert quantity.endswith("Gi")
+    return int(quantity.removesuffix("Gi"))
+
+
+PRESETS = sorted(path.stem for path in (ROOT / "jobs" / "configs").glob("*-*b-*.yaml"))
+
+
+def kept_weights(preset: str) -> int:
+    """Bytes of the versions that a preset's weight store keeps."""
+    config = load_config(["--config", preset], presets=ROOT / "jobs" / "configs")
+    width = {"bfloat16": 2, "float32": 4}[config.model.dtype]
+    return width * model_shape(config.model).parameters * (config.rollout.max_staleness + 2)
+
+
+def test_the_largest_preset_keeps_two_versions_of_seven_billion_weights() -> None:
+    assert max(map(kept_weights, PRESETS)) == 2 * 2 * 7_615_616_512
 
 
 def test_job_runs_a_job_file_with_settings_that_load(monkeypatch: pytest.MonkeyPatch) -> None:
