@@ -56,7 +56,7 @@ class Rank(zero_checks.Rank):
         seen["straight"] = straight + self.steps(engine, config, (1, 2))
         seen["gradients"] = gradients
         seen["moments"] = sum(state["exp_avg"].numel() for state in engine._engine.basic_optimizer.state.values())
-        seen["probe"] = engine.probe(zero_checks.PROBE)
+        seen["probe"] = engine.probe(zero_checks.PROBE)[0]
         engine.export(self.folder / f"{name}_model")
         # Another seed draws other adapters, so that whatever is not loaded shows.
         continued = self.engine(config.model_copy(update={"run": config.run.model_copy(update={"seed": 7})}))

@@ -129,7 +129,7 @@ class Rank:
     def first_update(self, config: Config, tokens: int | None = None) -> tuple[PolicyEngine, dict[str, Any]]:
         """An engine after one update, with that update's gradients and weights."""
         engine = self.engine(config)
-        seen: dict[str, Any] = {"start": weights_now(engine), "probe": engine.probe(PROBE)}
+        seen: dict[str, Any] = {"start": weights_now(engine), "probe": engine.probe(PROBE)[0]}
         step = engine._apply
         engine._apply = lambda: seen.update(gradients=_gradients(engine)) or step()  # type: ignore[method-assign]
         seen["report"] = asdict(engine.update(self.batch(config, seed=1, tokens=tokens)))
