@@ -11,7 +11,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 from whole_runs import Finished, run, settings
 
+from gainrl_ray.actors.ray_start import PATIENCE, in_attempts, known_ports
 from gainrl_ray.config import ModelConfig
+
+for name, value in PATIENCE.items():
+    os.environ.setdefault(name, value)
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +23,9 @@ def ray_session() -> Iterator[None]:
     """A local Ray with 8 logical CPUs, so that placement never depends on the machine."""
     import ray
 
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=512 << 20)
+    settings = {"num_cpus": 8, "include_dashboard": False, "log_to_driver": False, "object_store_memory": 512 << 20}
+    with known_ports():  # as `session` does, so that a busy machine fails no test
+        in_attempts(lambda: ray.init(address="local", **settings), print)
     yield
     ray.shutdown()
 

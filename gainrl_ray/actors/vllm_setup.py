@@ -57,6 +57,7 @@ def build_engine(
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         dtype=model.dtype,
+        hf_overrides={"head_dtype": "float32"} if model.head_dtype == "float32" else {},
         seed=0,
         max_model_len=max_model_len,
         max_num_seqs=rollout.max_num_seqs,

@@ -11,6 +11,7 @@ from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ModelError
 from gainrl_ray.model.named import NAMED, named_folder
 from gainrl_ray.model.positions import disagreement, fix_rope_factors
+from gainrl_ray.model.wide_head import widen_head
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
 _NAMES = ", ".join(map(repr, ("tiny", *NAMED)))
@@ -110,6 +111,8 @@ def load_model(config: ModelConfig, dtype: str | None = None, sequence_tokens: i
         model.register_buffer(UNUSED_IDS, torch.tensor(unused), persistent=False)
     if sequence_tokens is not None:
         fix_rope_factors(model, sequence_tokens)
+    if config.head_dtype == "float32" and model.dtype != torch.float32:
+        widen_head(model)
     model.eval()
     return model
 

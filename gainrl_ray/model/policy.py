@@ -110,14 +110,12 @@ class ResponseHead(nn.Module):
         self, hidden: Tensor, targets: Tensor, temperature: float, unused_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of targets and entropies, each [tokens] float32, from hidden [tokens, hidden_size]."""
-        linear = self.linear
-        weight, bias = linear.weight, linear.bias
 
         def of_chunk(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-            logits = self.logits(nn.functional.linear(states, weight, bias))
-            return _logprobs(logits, ids, temperature, unused_ids)
+            # Not by a call of the module, which would gather its weight for each chunk anew.
+            return _logprobs(self.logits(self.linear.forward(states)), ids, temperature, unused_ids)
 
-        size = max(1, LOGITS_OF_A_CHUNK // linear.out_features)
+        size = max(1, LOGITS_OF_A_CHUNK // self.linear.out_features)
         chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
         recompute = torch.is_grad_enabled() and len(chunks) > 1
         values = [

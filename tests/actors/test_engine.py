@@ -214,10 +214,12 @@ def clients(
     folder = tmp_path_factory.mktemp("engines")
     untied, untied_config = untied_copy(tiny_model_config, folder / "untied")
     half = tiny_model_config.model_copy(update={"dtype": "bfloat16"})
+    wide = half.model_copy(update={"head_dtype": "float32"})
     both = {
         "tied": Client(load_model(tiny_model_config), folder / "a", tiny_model_config),
         "untied": Client(untied, folder / "b", untied_config),
         "bfloat16": Client(load_model(half), folder / "c", half),
+        "float32 head": Client(load_model(wide), folder / "d", wide),
     }
     yield both
     for client in both.values():
@@ -308,7 +310,7 @@ def test_a_head_that_kept_the_old_embedding_is_caught(tied: Client) -> None:
 LAYER = "model.layers.1."
 
 
-@pytest.mark.parametrize("kind", ["tied", "untied", "bfloat16"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "bfloat16", "float32 head"])
 def test_right_weights_pass_by_their_contents_and_by_what_rounding_explains(
     clients: dict[str, Client], kind: str
 ) -> None:
@@ -321,8 +323,28 @@ def test_right_weights_pass_by_their_contents_and_by_what_rounding_explains(
     said = [line for line in (client.folder / "engine.log").read_text().splitlines() if "gainrl_ray" in line]
     assert "weights are those that were sent" in said[-1]
     assert str(sum(parameter.numel() for parameter in client.model.parameters())) in said[-1]
-    if kind == "bfloat16":  # there is something to explain
+    if kind in ("bfloat16", "float32 head"):  # there is something to explain
         assert figures.mean_difference > 10 * TOLERANCE
+
+
+def test_a_float32_head_gives_log_probabilities_finer_than_bfloat16(clients: dict[str, Client]) -> None:
+    tokens, odds = token_ids(60), {}
+    for kind in ("bfloat16", "float32 head"):
+        client = clients[kind]
+        client.restore()
+        client.publish(client.full_probe(tokens))
+        sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=1)
+        asked = [SampleRequest(request_id=f"h{i}", token_ids=tokens, seed=i, sampling=sampling) for i in range(24)]
+        found = client.call("generate", asked, client.version).values()
+        odds[kind] = {completion.token_ids[0]: completion.logprobs[0] for completion in found}
+    assert min(map(len, odds.values())) > 2
+    # Logits in bfloat16 have 8 bits, so that differences of their logarithms are multiples of 1/128 up to size 2,
+    # and coarser above.
+    for kind, is_coarse in (("bfloat16", True), ("float32 head", False)):
+        first, *others = odds[kind].values()
+        steps = [(other - first) * 128 for other in others]
+        on_grid = [abs(step - round(step)) < 1e-2 for step in steps]
+        assert all(on_grid) if is_coarse else not any(on_grid)
 
 
 @pytest.mark.parametrize(
