@@ -14,7 +14,17 @@ PACKAGE = ROOT / "gainrl_ray"
 LAYERS = (
     {
         *("types", "config", "config_node", "config_curricula", "config_groups", "config_signals"),
-        *("config_fields", "config_layers", "cli", "scoring_options", "errors", "storage", "environment", "user_code"),
+        *(
+            "config_fields",
+            "config_layers",
+            "cli",
+            "scoring_options",
+            "errors",
+            "storage",
+            "environment",
+            "processor",
+            "user_code",
+        ),
     },
     {"algo", "curricula"},
     {"data", "rewards", "model", "metrics", "checkpoint", "console", "run_record"},
