@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from gainrl_ray.actors.evaluator import evaluate_model
-from gainrl_ray.actors.resources import budget, preflight
+from gainrl_ray.actors.resources import budget, preflight, tell_processor
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.config import Config
 from gainrl_ray.console import table as console_table
@@ -31,6 +31,7 @@ def evaluate(config: Config, name: str, say: Callable[[str], None] = print) -> d
     heldout = prepare_problems(config.data.heldout, prompts=prompts, on_bad_row=config.data.on_bad_row, storage=storage)
     say(f"held-out: {heldout.report}")
     say(preflight(budget(config)[1:], cluster_supply(), config.ray.autoscaling))
+    tell_processor(config, budget(config)[1:], say)
     figures = evaluate_model(config, heldout)
     record = {"model": config.model.path, "data": config.data.heldout.path, "problems": len(heldout), **figures}
     storage.child(EVALUATIONS).write_text(f"{name}.json", json.dumps(record, indent=2))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gainrl_ray.actors.measures import AngleMeasure
-from gainrl_ray.actors.resources import Share, preflight, scoring_share
+from gainrl_ray.actors.resources import Share, preflight, scoring_share, tell_processor
 from gainrl_ray.actors.scorer import PARTS, ScoringPlan, score_problems, side_share
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.algo.angles import spearman, without_diagonal
@@ -68,6 +68,7 @@ def score(config: Config, say: Say = print, watch: Watch = lambda *_: None) -> S
         on_progress=partial(progress.tell, PREPARED),
     )
     say(preflight((scoring_share(config),), cluster_supply(), config.ray.autoscaling))
+    tell_processor(config, (scoring_share(config),), say)
     return _find_or_make(config, table, fingerprint(config, table, prompts), progress)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gainrl_ray.actors.learner import MODEL_FOLDER
-from gainrl_ray.actors.resources import budget, preflight, shortage
+from gainrl_ray.actors.resources import budget, preflight, shortage, tell_processor
 from gainrl_ray.actors.run import Pipelines, TrainingRun
 from gainrl_ray.actors.session import cluster_supply
 from gainrl_ray.cli import changed_settings, config_from_yaml, to_yaml
@@ -69,6 +69,7 @@ def train(config: Config, run_name: str, say: Say = print, pipelines: Pipelines 
     check_exports(config, storage, say)
     tables = _tables(config, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
+    tell_processor(config, budget(config), say)
     has_begun = _steps_done(storage) > 0
     part = ensure_part(config, tables.train, tables.prompts, storage, started=has_begun, say=say)
     tables = replace(tables, train=part)

@@ -5,29 +5,23 @@ from collections.abc import Iterator
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # listen on loopback only
+os.environ.pop("RAY_ADDRESS", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from whole_runs import Finished, run, settings
 
-from gainrl_ray.actors.ray_start import PATIENCE, in_attempts, known_ports
-from gainrl_ray.config import ModelConfig
-
-for name, value in PATIENCE.items():
-    os.environ.setdefault(name, value)
+from gainrl_ray.config import ModelConfig, RayConfig
 
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A local Ray with 8 logical CPUs, so that placement never depends on the machine."""
-    import ray
+    from gainrl_ray.actors.session import session
 
-    settings = {"num_cpus": 8, "include_dashboard": False, "log_to_driver": False, "object_store_memory": 512 << 20}
-    with known_ports():  # as `session` does, so that a busy machine fails no test
-        in_attempts(lambda: ray.init(address="local", **settings), print)
-    yield
-    ray.shutdown()
+    with session(RayConfig(address="local", num_cpus=8, object_store_gib=0.5)):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from whole_runs import Finished, settings
 
+from gainrl_ray.actors.ray_start import known_ports
 from gainrl_ray.cli import to_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +20,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def cluster():
     """A head without task CPUs and two nodes that hold two learners and two engines together only."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        made.add_node(num_cpus=1)
+    with known_ports():
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(2):
+            made.add_node(num_cpus=1)
     yield made
     made.shutdown()
 

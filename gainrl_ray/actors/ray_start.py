@@ -112,7 +112,7 @@ def start_head(state: Path, temp: str, say: Say) -> None:
     ports = free_ports(5)
     say(f"starting Ray on 127.0.0.1 (dashboard http://127.0.0.1:{ports[0]}, log .local/ray.log)")
     shutil.rmtree(temp, ignore_errors=True)
-    log, end = state / "ray.log", time.monotonic() + HEAD_S
+    log, begin = state / "ray.log", time.monotonic()
     with log.open("wb") as output:
         head = subprocess.Popen(
             _head_command(ports, temp),
@@ -123,13 +123,14 @@ def start_head(state: Path, temp: str, say: Say) -> None:
             start_new_session=True,
         )
     (state / "head").write_text(f"{head.pid} {_birth(head.pid)} {ports[0]}\n")
-    while head.poll() is None and time.monotonic() < end:
+    while head.poll() is None and time.monotonic() < begin + HEAD_S:
         if b"Ray runtime started" in log.read_bytes() and _answers(ports[0]):
             return
         time.sleep(0.5)
     (state / "head").unlink()
     said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    raise RuntimeError(said[-1].strip() if said else f"nothing said in {HEAD_S:.0f} s")
+    ended = "no dashboard" if head.poll() is None else f"`ray start` ended with status {head.returncode}"
+    raise RuntimeError(": ".join([f"{ended} after {time.monotonic() - begin:.0f} s", *said[-1:]]))
 
 
 def main(state: str, temp: str) -> int:

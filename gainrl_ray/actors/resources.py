@@ -1,12 +1,13 @@
 """One resource budget: what every part asks for, from the config alone, and the check against the cluster."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gainrl_ray.actors.devices import check_packages
 from gainrl_ray.config import Config
 from gainrl_ray.errors import ResourceError
+from gainrl_ray.processor import this_processor
 
 LEARNER_PART = 0.6
 """Of a GPU that a learner rank shares with an engine: above one half, so that no two ranks land on one GPU."""
@@ -68,6 +69,20 @@ def shortage(shares: tuple[Share, ...], supply: Mapping[str, float]) -> str | No
             detail = " + ".join(f"{share.count} {share.part} x {each:g}" for share, each in parts)
             lines.append(f"{resource}: needed {need:g} ({detail}), the cluster has {have:g}")
     return "; ".join(lines) or None
+
+
+def tell_processor(config: Config, shares: tuple[Share, ...], say: Callable[[str], None]) -> None:
+    """Says in one line what this machine's processor offers, where a part of the run computes on CPUs.
+
+    Raises:
+        ResourceError: engines would run on it and cannot.
+    """
+    parts = {share.part for share in shares if share.gpus == 0}
+    processor = this_processor()
+    if "engine" in parts:
+        processor.check_engine()
+    if parts:
+        say(processor.line(config.model.dtype))
 
 
 def threads(config: Config) -> int:

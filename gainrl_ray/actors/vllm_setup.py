@@ -11,6 +11,7 @@ from gainrl_ray.actors.vllm_adapter import lora_arguments
 from gainrl_ray.actors.vllm_plugin import BACKEND, MARK, register
 from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from gainrl_ray.model.loading import model_folder
+from gainrl_ray.processor import this_processor
 
 
 def environment(rollout: RolloutConfig, *, in_process: bool) -> dict[str, str]:
@@ -44,14 +45,16 @@ def build_engine(
 ) -> Any:
     """vLLM's LLMEngine with the model folder's own weights, the object-store weight transfer and prefix caching.
 
-    Raises ResourceError when the vLLM of this environment cannot run on the engine's devices.
+    Raises ResourceError when the vLLM of this environment cannot run on the engine's devices or processor.
     """
     check_vllm(rollout.gpus_per_engine)
+    on_cpu = rollout.gpus_per_engine == 0
+    if on_cpu:
+        this_processor().check_engine()
     from vllm import EngineArgs, LLMEngine
     from vllm.config import WeightTransferConfig
 
     register()
-    on_cpu = rollout.gpus_per_engine == 0
     arguments = EngineArgs(
         model=model_folder(model),
         revision=model.revision,

@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from gainrl_ray.data.orders import ranks_of
 from gainrl_ray.data.stored_array import StoredArray
 from gainrl_ray.errors import DataError
+from gainrl_ray.processor import this_processor
 from gainrl_ray.storage import Storage
 
 ORDER_FILE = "order.json"
@@ -80,6 +80,7 @@ def write_environment(run: Storage, supply: Mapping[str, float]) -> None:
 def environment(supply: Mapping[str, float]) -> dict[str, str]:
     """This process's software and machine and the cluster's resources, name -> text."""
     versions: dict[str, str] = {}
+    processor = this_processor()
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -94,7 +95,8 @@ def environment(supply: Mapping[str, float]) -> dict[str, str]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor.name or processor.machine,
+        "instructions": processor.instructions,
         "cores": str(os.cpu_count()),
         **resources,
         **versions,
@@ -109,12 +111,3 @@ def read_json(folder: Storage, name: str) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{folder.child(name).uri} is no JSON ({error}): restore or delete it") from error
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -49,4 +49,5 @@ def test_the_environment_names_software_and_machine() -> None:
     assert found["cluster GPU"] == "1" and found["cluster accelerator_type:H100"] == "1"
     assert found["cluster memory"] == "8.0 GiB"
     assert not any("10.0.0.1" in name for name in found), "addresses are nobody's business"
+    assert found["processor"] and found["instructions"]
     assert found["ray"] == "2.60.0" and found["python"].startswith("3.") and int(found["cores"]) > 0
