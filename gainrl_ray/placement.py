@@ -106,7 +106,7 @@ def _on_gpus(config: Config, named: Named, nodes: Sequence[GpuNode], say: Callab
             chosen, reason = config, str(error)
         if reason:
             raise ResourceError(
-                f"learners and engines need {needed} GPUs of their own, {free} are free, and cannot share: {reason}. "
+                f"learners and engines need {needed} GPUs of their own, free: {free}; they cannot share: {reason}. "
                 f"Lower learner.workers or rollout.engines, or {ON_CPUS}"
             )
         shared = "the GPU" if config.learner.workers == 1 else f"{config.learner.workers} GPUs"
