@@ -19,8 +19,8 @@ from gainrl_ray.model.lora import (
     load_trained,
     merged_sources,
 )
-from gainrl_ray.model.policy import head_is_plain, line_kind
 from gainrl_ray.model.prefill import signal_module
+from gainrl_ray.model.trials import head_is_plain, line_kind
 from gainrl_ray.types import LineKind
 
 TOKENS = torch.arange(5, 17).unsqueeze(0)

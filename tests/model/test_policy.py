@@ -12,8 +12,9 @@ import gainrl_ray.model.policy as policy_module
 from gainrl_ray.config import ModelConfig
 from gainrl_ray.model.layout import lay_out, model_inputs
 from gainrl_ray.model.loading import load_model
-from gainrl_ray.model.policy import PolicyModel, PolicyOutput, forward_micro_batch, head_is_plain, line_kind
+from gainrl_ray.model.policy import PolicyModel, PolicyOutput, forward_micro_batch
 from gainrl_ray.model.prefill import prefill_angles
+from gainrl_ray.model.trials import head_is_plain
 from gainrl_ray.types import LineKind, MicroBatch, Prompt, Span
 
 TEMPERATURE = 0.7
@@ -284,58 +285,7 @@ def test_a_line_of_all_rows_has_no_padding_and_no_mask() -> None:
         [*batch.token_ids[0, :9].tolist(), *batch.token_ids[1, :6].tolist(), *batch.token_ids[2, :7].tolist()]
     ]
     inputs = model_inputs(layout, additive=None)
-    assert set(inputs) == {"input_ids", "position_ids"}
+    assert "attention_mask" not in inputs
     assert inputs["position_ids"].tolist() == [[*range(9), *range(6), *range(7)]]
     assert layout.predecessors.tolist() == [4, 5, 6, 7, 12, 13, 18, 19, 20]
     assert layout.start_of_row.tolist() == [0, 9, 15]
-
-
-def test_flash_attention_takes_rows_end_to_end() -> None:
-    """As far as a CPU shows: the model is tried out by sdpa, and what flash attention is given is looked at."""
-    model = _model("Qwen2", tie_word_embeddings=True)
-    model.config._attn_implementation = "flash_attention_2"
-    policy, given = PolicyModel(model), []
-    assert policy.lines is LineKind.END_TO_END and policy.response_head is not None
-    assert model.config._attn_implementation == "flash_attention_2"
-
-    def attention(module: Any, query: torch.Tensor, key: Any, value: Any, mask: Any, **settings: Any) -> Any:
-        given.append((tuple(query.shape), mask, settings["position_ids"].tolist()))
-        return query.transpose(1, 2), None
-
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_attention_2", attention)
-        _forward(policy, _batch())
-    assert given == [((1, 4, 22, 8), None, [[*range(9), *range(6), *range(7)]])] * 2
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("Gemma2", {"query_pre_attn_scalar": 8, "sliding_window": 4}),
-        ("Mistral", {"sliding_window": 4}),
-    ],
-)
-def test_models_that_look_back_over_a_window_run_no_packs(kind: str, settings: dict[str, Any]) -> None:
-    policy, batch = PolicyModel(model := _model(kind, **settings)), _packed_batch()
-    assert policy.lines is LineKind.ROWS
-    found = _forward(policy, batch).logprobs.detach()
-    assert_equal_but_for_rounding(found, _expected(model, batch)[0], roundings_in(model))
-
-
-def _same_states(model: Any, kind: LineKind) -> bool:
-    states = [policy_module._trial_states(model, each) for each in (kind, LineKind.ROWS)]
-    return torch.allclose(
-        states[0], states[1], rtol=0, atol=rounding(roundings_in(model), float(states[0].abs().max()))
-    )
-
-
-def test_a_model_that_minds_what_stands_between_runs_no_packs() -> None:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    torch.manual_seed(0)
-    config = MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)
-    model = MambaForCausalLM(config).eval()
-    assert line_kind(model) is LineKind.ROWS
-    assert not _same_states(model, LineKind.END_TO_END)
