@@ -1,7 +1,10 @@
 """A real vLLM engine holds exactly the learner's weights after a sync, serves only those, and repeats itself."""
 
 import math
+import os
+import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import is_running
 
 from gainrl_ray.actors.buckets import WeightBucket, pack
 from gainrl_ray.actors.contents import contents
@@ -63,6 +67,9 @@ class Host:
 
     def sleep(self) -> None:
         self.engine.sleep()
+
+    def pid(self) -> int:
+        return os.getpid()
 
     def state(self) -> tuple[str, int | None, int]:
         return str(self.engine.state), self.engine.version, self.engine.unfinished
@@ -182,6 +189,15 @@ class Client:
         logprobs, rounded = probe(policy, policy, token_ids)
         found = contents(self.model.parameters()) if with_contents else ()
         return Probe(token_ids=tuple(token_ids), logprobs=logprobs, rounded=rounded, contents=found)
+
+
+def vllm_processes_below(pid: int) -> list[int]:
+    """Those that the process started, and those that they did."""
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    found = [child for child in children if "VLLM" in Path(f"/proc/{child}/comm").read_text()]
+    return found + [below for child in children for below in vllm_processes_below(child)]
 
 
 def untied_copy(config: ModelConfig, folder: Path) -> tuple[Any, ModelConfig]:
@@ -510,8 +526,16 @@ def test_an_engine_in_another_process_keeps_the_same_contract(
         assert largest(other.call("score", tokens), other.logprobs(tokens)) <= TOLERANCE
         assert other.call("generate", requests(4), other.version) != first
         damaged = [replace(bucket, checksum=0) for bucket in other.buckets()]
-        with pytest.raises(WeightSyncError, match="checksum"):
+        with pytest.raises(WeightSyncError, match=r"bucket 0 .*checksum"):
             other.call("sync", 9, damaged, None)
+        actor = other.call("pid")
+        started = vllm_processes_below(actor)
+        assert len(started) == 2, "EngineCore and its worker"
+        os.kill(actor, signal.SIGKILL)
+        deadline = time.monotonic() + 10.0
+        while left := [pid for pid in started if is_running(pid)]:
+            assert time.monotonic() < deadline, f"{left} are left behind"
+            time.sleep(0.05)
     finally:
         ray.kill(other.actor)
 

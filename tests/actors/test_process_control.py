@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from processes import is_running
 
 from gainrl_ray.actors.process_control import files_can_be_opened
 
@@ -26,14 +26,6 @@ print(child, flush=True)
 time.sleep(60)
 """
 LIMIT_S = 10.0
-
-
-def is_running(pid: int) -> bool:
-    """A process that has ended may stay as a zombie, where nobody asks for its status."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("told", ["in time", "late"])
