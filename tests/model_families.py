@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gainrl_ray.config import ModelConfig, RolloutConfig
+from gainrl_ray.errors import WeightSyncError
 from gainrl_ray.types import MicroBatch, SampleRequest, Sampling
 
 ROLLOUT = RolloutConfig(max_num_seqs=8, kv_cache_gib=0.1)
@@ -66,8 +67,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Gemma 2": ("gemma2", {**_GEMMA2, "attn_logit_softcapping": 1.0, "final_logit_softcapping": 3.0}),
     "Gemma 3": ("gemma3_text", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}),
     "OLMo 2": ("olmo2", {}),
+    "OLMo 3": ("olmo3", {"sliding_window": 16}),
+    "SmolLM3": ("smollm3", {}),
+    "GLM-4": ("glm4", {"head_dim": 32}),
+    "ERNIE 4.5": ("ernie4_5", {}),
+    "Gemma": ("gemma", {"head_dim": 32}),
+    "Phi": ("phi", {}),
+    "StarCoder2": ("starcoder2", {"sliding_window": None}),
+    "StableLM": ("stablelm", {}),
+    "Falcon": ("falcon", {}),
+    "GPT-NeoX": ("gpt_neox", {"num_key_value_heads": 4}),
     "Granite": ("granite", {"attention_multiplier": 0.3, "embedding_multiplier": 2.0, "logits_scaling": 3.0}),
     "Cohere": ("cohere", {"logit_scale": 0.5}),
+    "Cohere 2": ("cohere2", {"logit_scale": 0.5, "sliding_window": 128}),
     "GPT-2": ("gpt2", _GPT2),
     "Qwen3-MoE": ("qwen3_moe", {**_EXPERTS, "head_dim": 32, "norm_topk_prob": True}),
     "Mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
@@ -151,6 +163,25 @@ class FamilyHost:
                     worst = max(worst, largest(completion.logprobs, learned))
             return ids, worst, pair.difference()
         finally:
+            pair.close()
+
+    def sync_without_experts(self, folder: str) -> tuple[str, float]:
+        """What a sync says whose experts are not set up, and the difference after one that is whole."""
+        from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+        pair, said = Pair(ModelConfig(path=folder, dtype="float32")), ""
+        set_up = UnquantizedFusedMoEMethod.process_weights_after_loading
+        try:
+            UnquantizedFusedMoEMethod.process_weights_after_loading = lambda *arguments: None
+            try:
+                pair.sync()
+            except WeightSyncError as error:
+                said = str(error)
+            UnquantizedFusedMoEMethod.process_weights_after_loading = set_up
+            pair.sync()
+            return said, pair.difference()
+        finally:
+            UnquantizedFusedMoEMethod.process_weights_after_loading = set_up
             pair.close()
 
 

@@ -18,12 +18,16 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
 
 from gainrl_ray.actors.buckets import AnnouncedBucket, TensorEntry, Way, WeightBucket, places, unpack
 from gainrl_ray.actors.lent_memory import Handle, LentMemory, opened
 from gainrl_ray.actors.vllm_reading import Reading
 from gainrl_ray.actors.weight_group import WeightGroup
 from gainrl_ray.errors import WeightSyncError
+
+Kernels = list[tuple[Any, Any]]
+"""Quantisation methods of expert layers, each with its kernel."""
 
 
 @dataclass
@@ -83,6 +87,11 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     _loaded: set[str] | None = None  # names of vLLM's own parameters; None = the model does not report them
     _reading: Reading | None = None
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._awaited: set[str] = set()  # names of parameters that a whole update loads
+        self._kernels: Kernels = []
+
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Rule the unused ids out, or join the group that `init_info` names, in the place of an older one.
 
@@ -106,8 +115,10 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Put the layers on the meta device; the checkpoint's tensors arrive next."""
         self._loaded = set()
         if self.device.type == "cpu":
-            unset_expert_kernels(self.model)
+            self._kernels = unset_expert_kernels(self.model)
         initialize_layerwise_reload(self.model)
+        names = dict(self.model.named_parameters())  # without those that vLLM derives from loaded ones
+        self._awaited = {name for name in names if name.rsplit(".", 1)[-1] not in SKIP_LOAD_TENSORS}
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Load one bucket. The base class's version synchronises an accelerator, which a CPU build of torch lacks."""
@@ -149,22 +160,29 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Put the loaded layers to work.
 
         Raises:
-            WeightSyncError: parameters of the model were not among the buckets; vLLM would keep their old values. Or
-                the numbers that it holds are not those that were announced.
+            WeightSyncError: parameters of the model were not among the buckets, or experts not renewed; vLLM would keep
+                their old values. Or the numbers that it holds are not those that were announced.
         """
         finalize_layerwise_reload(self.model, self.model_config)
         reading, self._reading = self._reading, None
         if reading is not None:
             reading.stop()
         retie_head(self.model, tied=bool(self.model_config.hf_text_config.tie_word_embeddings))
-        missing = set(dict(self.model.named_parameters())) - self._loaded if self._loaded is not None else set()
+        known = self._awaited & set(dict(self.model.named_parameters()))  # a tied head has no name of its own
+        missing = known - self._loaded if self._loaded is not None else set()
         self._loaded = None
+        idle, self._kernels = restore_expert_kernels(self._kernels), []
         if self._group is not None and self._group.device.type == "cuda":
             torch.cuda.empty_cache()  # of the buckets; a KV cache that wakes up next wants the memory
         if missing:
             raise WeightSyncError(
                 f"{len(missing)} parameters of the engine's model were not sent: {sorted(missing)[:3]}; "
                 "the learner's model has other parameter names"
+            )
+        if idle:
+            raise WeightSyncError(
+                f"vLLM has no way to renew the experts of a {type(self.model).__name__} ({idle} layers did not take "
+                "their weights): use another model"
             )
         if reading is not None:
             reading.check(sharded=self.parallel_config.world_size > 1)
@@ -187,17 +205,26 @@ def rule_out(model: Any, token_ids: torch.Tensor) -> None:
     model.compute_logits = compute_logits
 
 
-def unset_expert_kernels(model: torch.nn.Module) -> None:
-    """Nothing; makes layers of experts pack the weights that come next for their kernel.
+def unset_expert_kernels(model: torch.nn.Module) -> Kernels:
+    """What was unset: makes layers of experts pack the weights that come next for their kernel.
 
     On CPU vLLM packs them when it sets a layer's kernel up and takes those of an update for packed ones (see
     `_setup_kernel` in `unquantized_fused_moe_method.py`). Elsewhere they are packed at each update, and captured
     graphs need the kernels that there are.
     """
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None:
-            method.moe_kernel = None
+    methods: Iterator[Any] = (getattr(module, "quant_method", None) for module in model.modules())
+    kernels = [(method, method.moe_kernel) for method in methods if getattr(method, "moe_kernel", None) is not None]
+    for method, _ in kernels:
+        method.moe_kernel = None
+    return kernels
+
+
+def restore_expert_kernels(kernels: Kernels) -> int:
+    """How many of the kernels were not set up anew, and are those of the old weights again."""
+    idle = [(method, kernel) for method, kernel in kernels if method.moe_kernel is None]
+    for method, kernel in idle:
+        method.moe_kernel = kernel
+    return len(idle)
 
 
 def retie_head(model: torch.nn.Module, *, tied: bool) -> None:

@@ -60,3 +60,12 @@ def test_ids_without_a_token_are_never_sampled(host: Any, tmp_path: Path) -> Non
     assert len(ids) > 40
     assert not set(ids) & set(model.unused_ids.tolist())
     assert max(in_completions, in_scores) <= TOLERANCE
+
+
+def test_experts_that_were_not_renewed_are_an_error(host: Any, tmp_path: Path) -> None:
+    import ray
+
+    folder = save_family("Granite-MoE", tmp_path)
+    said, difference = ray.get(host.sync_without_experts.remote(str(folder)), timeout=LIMIT_S)
+    assert said.startswith("vLLM has no way to renew the experts of a GraniteMoeForCausalLM (2 layers did not take")
+    assert difference <= TOLERANCE
