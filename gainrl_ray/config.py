@@ -270,7 +270,7 @@ class RolloutConfig(Node):
     max_new_tokens: PositiveInt = 512
     """Longest completion, tokens."""
     stop: tuple[str, ...] = ()
-    """Texts that end a completion."""
+    """Texts that end a completion, beside the tokens that do by the tokenizer and generation_config.json."""
     max_staleness: NonNegativeInt = 0
     """Steps that generation may run ahead of the learner; 0 = strictly on-policy."""
     colocated: bool = False

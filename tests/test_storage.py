@@ -45,6 +45,20 @@ def test_a_file_s_stamp_changes_with_it(storage: Storage) -> None:
     assert storage.stamp("a.txt") != first
 
 
+def test_a_trial_of_writing_leaves_nothing(storage: Storage) -> None:
+    there = storage.exists()
+    storage.check_writable()
+    assert storage.exists() == there or not storage.is_local
+    assert storage.list() == []
+    assert (storage.free_bytes or 0) > 0 or not storage.is_local
+
+
+def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/run/.* cannot be read or written .*the rights to it"):
+        Storage(str(tmp_path / "file")).child("run").check_writable()
+
+
 def test_tables_are_written_and_read_by_column(storage: Storage) -> None:
     storage.write_table("t.parquet", TABLE)
     assert storage.read_table("t.parquet") == TABLE

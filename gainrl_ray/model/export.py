@@ -44,7 +44,7 @@ def rehearse_export(config: Config) -> ExportSizes:
     """Write all but the weights of the run's exports into a temporary folder; how large exports and checkpoints get.
 
     Takes no memory for weights.
-    Raises ModelError for a model whose folder cannot be written, and as `check_model` and `add_adapters`.
+    Raises ModelError for settings that cannot be written, and as `check_model` and `add_adapters`.
     """
     tokenizer = check_model(config.model)
     try:
@@ -61,7 +61,8 @@ def rehearse_export(config: Config) -> ExportSizes:
         first = str(error).strip().splitlines() or [""]
         raise ModelError(
             f"model.path {config.model.path!r}: after training its settings could not be exported "
-            f"({type(error).__name__}: {first[0]}): mend config.json, generation_config.json or the tokenizer's files"
+            f"({type(error).__name__}: {first[0]}): mend config.json, generation_config.json or the tokenizer's files, "
+            f"or make room in {tempfile.gettempdir()}, where they were written on trial"
         ) from error
     return _sizes(model, config)
 

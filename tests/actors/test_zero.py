@@ -239,6 +239,12 @@ def test_the_export_is_the_policy(seen: Any, case: str) -> None:
     )
 
 
+def test_an_export_that_cannot_write_keeps_no_rank_waiting(seen: Any) -> None:
+    for case in ("stage2", "stage3"):
+        assert [rank[case]["refusal"] for rank in seen[2]] == ["FileExistsError", ""]
+        assert not (seen[2][0]["folder"] / f"{case}_refused").exists()
+
+
 def test_a_model_without_signal_layer_is_trained_where_no_angle_is_needed(seen: Any) -> None:
     found = seen[1][0]["no_signal"]
     assert found["report"]["angles"] == {}

@@ -157,8 +157,18 @@ class Rank:
         seen["loaded"] = weights_now(continued)
         seen["second_resumed"] = asdict(continued.update(self.batch(config, seed=2, step=1)))
         seen["resumed"] = weights_now(continued)
+        seen["refusal"] = self.refused_export(continued, f"{name}_refused")
         continued.export(self.folder / f"{name}_model")
         return seen
+
+    def refused_export(self, engine: PolicyEngine, name: str) -> str:
+        """What an export that cannot write says on this rank; all ranks go on from it."""
+        (self.folder / f".{name}.draft").write_text("a file where a folder is to be")
+        try:
+            engine.export(self.folder / name)
+        except OSError as error:
+            return type(error).__name__
+        return ""
 
     def skip(self, config: Config) -> dict[str, Any]:
         """An update spoilt on the last rank only, then a good one, by an engine that has not trained."""
