@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
+from tolerances import rounding
 from whole_runs import Finished, settings
 
 from gainrl_ray.actors.ray_start import known_ports
@@ -41,14 +42,13 @@ def test_two_learners_and_two_engines_on_two_nodes_do_the_same_first_step(
     (tmp_path / "wide.yaml").write_text(to_yaml(config))
     command = [sys.executable, str(ROOT / "jobs/train.py"), "--config", f"{tmp_path}/wide.yaml", "--run.name=wide"]
     environment = os.environ | {"RAY_ADDRESS": cluster.address}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resources: 2 learner x {CPU: 0.5}, 2 engine x {CPU: 0.5}; cluster: {CPU: 2}" in done.stdout
     wide = Finished(whole.folder.parent / "wide", done.stdout.splitlines())
     assert wide.history()[0] == whole.history()[0]
     rollouts = [pq.read_table(run.folder / "rollouts/step_000000.parquet") for run in (whole, wide)]
     assert rollouts[0]["completion"].to_pylist() == rollouts[1]["completion"].to_pylist()
-    assert wide.path("loss")[0] == pytest.approx(whole.path("loss")[0], abs=1e-6)
-    for key, tolerance in (("grad_norm", 1e-5), ("angle", 1e-5)):
-        assert wide.path(key)[0] == pytest.approx(whole.path(key)[0], abs=tolerance)
+    for key in ("loss", "grad_norm", "angle"):  # of sizes up to 1, after the built-in model's sums
+        assert wide.path(key)[0] == pytest.approx(whole.path(key)[0], abs=rounding(8789)), key
     assert json.loads((wide.folder / "model/config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]

@@ -12,7 +12,7 @@ from gainrl_ray.metrics import read_metrics
 from gainrl_ray.run_record import read_ledger
 from gainrl_ray.storage import Storage
 
-STEPS = 4
+STEPS, RATE = 4, 1e-4
 
 
 def settings(folder: Path, **sections: dict[str, Any]) -> Config:
@@ -26,7 +26,7 @@ def settings(folder: Path, **sections: dict[str, Any]) -> Config:
         "curriculum": {"name": "gain", "sigma": 0.2, "mu_step_scale": 0.2},
         "rollout": {"problems_per_step": 6, "group_size": 4, "max_new_tokens": 48, "stall_deadline_s": 60},
         "sync": {"verify_every": 2, "verify_tolerance": 0.001},
-        "optimizer": {"lr": 1e-4},
+        "optimizer": {"lr": RATE},
         "learner": {"zero_stage": 2},
         "evaluation": {"every": 2, "samples": 2},
         "checkpoint": {"every": 2},
@@ -68,10 +68,10 @@ def run(config: Config, name: str) -> Finished:
 
 
 def assert_alike(one: Finished, other: Finished) -> None:
-    """The same windows, mu path, rewards and, to 1e-5, weights."""
+    """The same windows, mu path and rewards; the same weights, to a tenth of what an update moves them by."""
     assert one.history() == other.history()
     for key in ("curriculum/mu", "accuracy", "reward"):
         assert one.path(key) == pytest.approx(other.path(key), abs=1e-9), key
     weights = other.weights()
     for name, tensor in one.weights().items():
-        torch.testing.assert_close(tensor, weights[name], atol=1e-5, rtol=0)
+        torch.testing.assert_close(tensor, weights[name], atol=0.1 * RATE, rtol=0)

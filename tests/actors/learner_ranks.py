@@ -12,7 +12,7 @@ import torch
 
 from gainrl_ray.model.loading import TINY_FOLDER
 
-DEADLINE_S = 400
+DEADLINE_S = 800
 
 
 def save_small_model(folder: Path) -> str:

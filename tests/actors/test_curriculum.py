@@ -68,8 +68,8 @@ def test_the_actor_maps_the_order_where_it_runs(
     actor = CurriculumActor.remote(
         config, order if config.name == "gain" else range(1000), ids, 3, Storage(str(tmp_path)), {}
     )
-    ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
-    window = ray.get(actor.select.remote(0, 50, 1), timeout=60)
+    ray.get(actor.reset.remote(0, None, [], [], 1), timeout=120)
+    window = ray.get(actor.select.remote(0, 50, 1), timeout=120)
     ray.kill(actor)
     assert window.problem_ids == tuple(str(row) for row in window.rows) and len(set(window.rows)) == 50
     if config.name == "gain":  # rank 0 is the last row, and ranks rise
@@ -132,18 +132,18 @@ def test_a_users_strategy_runs_where_the_actor_runs(ray_session: None, tmp_path:
     config = CustomConfig(strategy="strategy_example:RetryStrategy")
     beside = {"env_vars": {"GAINRL_CALLER_DIR": str(Path(__file__).parents[1])}}  # as a submitted job has it
     actor = CurriculumActor.options(runtime_env=beside).remote(config, range(100), ids, 3, Storage(str(tmp_path)), {})
-    ray.get(actor.reset.remote(0, None, [], [], 1), timeout=60)
-    window = ray.get(actor.select.remote(0, 8, 1), timeout=60)
+    ray.get(actor.reset.remote(0, None, [], [], 1), timeout=120)
+    window = ray.get(actor.select.remote(0, 8, 1), timeout=120)
     slots = tuple(
         SlotOutcome(slot=slot, row=row, completions=8, accuracy=0.5, angle=0.0) for slot, row in enumerate(window.rows)
     )
-    ray.get(actor.observe.remote(StepOutcome(step=0, slots=slots), [], 0, 1), timeout=60)
-    kept = ray.get(actor.commit.remote(1, 1), timeout=60)
+    ray.get(actor.observe.remote(StepOutcome(step=0, slots=slots), [], 0, 1), timeout=120)
+    kept = ray.get(actor.commit.remote(1, 1), timeout=120)
     assert kept["state"] == {"strategy": "retry", "size": 100, "partly": list(window.rows)}
-    assert ray.get(actor.select.remote(1, 8, 1), timeout=60).rows[:4] == window.rows[:4]
+    assert ray.get(actor.select.remote(1, 8, 1), timeout=120).rows[:4] == window.rows[:4]
     with pytest.raises(
         ConfigError, match=r"strategy_example:RetryStrategy: load_state_dict at step 0 raised TypeError"
     ):
         kept["state"]["partly"] = 1
-        ray.get(actor.reset.remote(1, kept, [], [], 2), timeout=60)
+        ray.get(actor.reset.remote(1, kept, [], [], 2), timeout=120)
     ray.kill(actor)

@@ -36,7 +36,7 @@ from gainrl_ray.types import (
 )
 
 PROBLEMS, STEPS = 40, 6
-WAIT_S = 60.0  # an engine that is not there needs milliseconds; the machine may be busy
+WAIT_S = 120.0  # an engine that is not there needs milliseconds; the machine may be busy
 
 
 REPORT = RowReport(path="memory", rows_read=PROBLEMS, kept=PROBLEMS, bad={}, examples=(), bad_rows="")

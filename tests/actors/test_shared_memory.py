@@ -58,7 +58,7 @@ def test_another_process_opens_the_buffer() -> None:
     with subprocess.Popen([sys.executable, "-c", MEMBER, str(port)], stdout=subprocess.PIPE, text=True) as member:
         learner.broadcast(packed)
         packed.fill_(9)  # the answer says that the member has its copy
-        output, _ = member.communicate(timeout=30.0)
+        output, _ = member.communicate(timeout=120.0)
     assert (member.returncode, int(output)) == (0, 3 * (1 << 20))
 
 

@@ -14,7 +14,7 @@ from gainrl_ray.actors.transport import StoreSender
 from gainrl_ray.actors.weights import Probe, WeightStoreActor
 from gainrl_ray.errors import StaleAttemptError, WeightSyncError
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 class Learner:

@@ -41,7 +41,7 @@ def test_a_committed_version_is_read_back(store: WeightStore) -> None:
     assert store.latest() is None
     buckets = publish(store, 3)
     assert store.latest() == 3
-    found = ray.get(store.buckets(3), timeout=30)
+    found = ray.get(store.buckets(3), timeout=120)
     assert [bucket.entries for bucket in found] == [bucket.entries for bucket in buckets]
     assert all(
         np.array_equal(np.concatenate(a.pieces), np.concatenate(b.pieces)) for a, b in zip(found, buckets, strict=True)
@@ -97,18 +97,18 @@ def test_buckets_outlive_the_process_that_sent_them(ray_session: None) -> None:
     @ray.remote(num_cpus=0)
     class Sender:
         def send(self, store: ray.actor.ActorHandle) -> None:
-            ray.get(store.begin.remote(0, 1), timeout=30)
+            ray.get(store.begin.remote(0, 1), timeout=120)
             # large enough not to travel inside the call, where owning would not matter
             for bucket in pack([("w", torch.ones(1 << 18)), ("v", torch.ones(3))], 1 << 20):
-                ray.get(store.put.remote(0, bucket), timeout=30)
-            ray.get(store.commit.remote(0), timeout=30)
+                ray.get(store.put.remote(0, bucket), timeout=120)
+            ray.get(store.commit.remote(0), timeout=120)
 
     store = WeightStoreActor.remote(keep=2)
     sender = Sender.remote()
-    ray.get(sender.send.remote(store), timeout=60)
+    ray.get(sender.send.remote(store), timeout=120)
     ray.kill(sender)
-    published = ray.get(store.published.remote(0), timeout=30)
-    found = dict(item for ref in published.buckets for item in unpack(ray.get(ref, timeout=30)))
+    published = ray.get(store.published.remote(0), timeout=120)
+    found = dict(item for ref in published.buckets for item in unpack(ray.get(ref, timeout=120)))
     assert found["w"].sum().item() == 1 << 18
     assert found["v"].tolist() == [1.0, 1.0, 1.0]
     ray.kill(store)

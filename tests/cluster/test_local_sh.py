@@ -78,7 +78,7 @@ def script(checkout: Path, tmp_path: Path) -> Script:
         }
         command = [str(checkout / "cluster" / "local.sh"), *arguments]
         return subprocess.run(
-            command, cwd=cwd, env=base | environment, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=cwd, env=base | environment, capture_output=True, text=True, timeout=180, check=False
         )
 
     return run

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 
 
 class Chromium:

@@ -79,7 +79,7 @@ def test_the_page_is_served_to_this_machine_s_browsers_only(tmp_path: Path) -> N
         port = int(server.url.split(":")[2].strip("/"))
 
         def get(path: str, host: str) -> tuple[int, str]:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             connection.request("GET", path, headers={"Host": host})
             answer = connection.getresponse()
             return answer.status, answer.read().decode()

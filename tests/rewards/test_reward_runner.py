@@ -201,7 +201,7 @@ def test_close_frees_a_waiting_grade(graders: str) -> None:
     thread.start()
     time.sleep(0.3)
     runner.close()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     assert len(errors) == 1
 
@@ -217,7 +217,7 @@ def test_processes_end_with_their_parent(graders: str) -> None:
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
-    parent.wait(timeout=10)
+    parent.wait(timeout=60)
     parent.stdout.close()
     assert _gone(pid)
 
