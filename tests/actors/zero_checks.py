@@ -267,7 +267,8 @@ class Rank:
             found[f"stage{stage}"] = self.resume(config, f"stage{stage}")
             found[f"skip{stage}"] = self.skip(config)
             found[f"several{stage}"] = self.several_updates(_with_kl(self.model, stage))
-            config = make_config(self.model, stage, model={"dtype": "bfloat16"})
+            # On the CPU it is sdpa.
+            config = make_config(self.model, stage, model={"dtype": "bfloat16", "attention": "flash_attention_2"})
             found[f"bf16_{stage}"] = self.resume(config, f"bf16_{stage}")
             found[f"bf16_skip{stage}"] = self.skip(config)
         config = make_config(self.model, 2, learner={"gradient_checkpointing": True})
