@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gainrl_ray.actors.resources import budget, scoring_share, shortage
 from gainrl_ray.cli import load_config
-from gainrl_ray.config import Config, LearnerConfig, LossConfig, OptimizerConfig, RunConfig
+from gainrl_ray.config import Config, LearnerConfig, LossConfig, ModelConfig, OptimizerConfig, RunConfig
 from gainrl_ray.config_curricula import GainConfig
 from gainrl_ray.config_fields import accepted, all_fields, nearest_key, sections
 from gainrl_ray.config_groups import ReplayConfig, SpeedConfig
@@ -131,6 +131,14 @@ def test_sections_are_frozen_and_closed() -> None:
         RunConfig(stesp=5)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValidationError):
         OptimizerConfig(lr=float("inf"))
+
+
+def test_flash_attention_is_of_gpus_and_16_bits() -> None:
+    config = ModelConfig(attention="flash_attention_2")
+    assert (config.on_cpu.attention, config.on_cpu.dtype) == ("sdpa", "bfloat16")
+    assert ModelConfig(attention="eager").on_cpu.attention == "eager"
+    with pytest.raises(ValidationError, match=r"needs model.dtype=bfloat16, received float32"):
+        ModelConfig(attention="flash_attention_2", dtype="float32")
 
 
 def test_cross_field_checks() -> None:

@@ -11,6 +11,8 @@ from gainrl_ray.errors import DeadlineError, EngineError
 from gainrl_ray.storage import Storage
 from gainrl_ray.types import Completion, Grade, Outcome, Problem
 
+PROBE = (5, 6, 7, 8)
+
 
 class MemoryTable:
     """Problems that exist by their row number."""
@@ -68,6 +70,24 @@ def sample(config, rows, folder, told):
         begin=lambda count: told.append(f"{count} to sample"),
         tell=told.append,
     )
+
+
+def test_the_probe_of_a_model_with_flash_attention_is_computed_without_it(monkeypatch):
+    sent = []
+
+    class MemorySender:
+        def __init__(self, store, **_):
+            assert store == "store"
+
+        def send(self, version, attempt, weights, probe):
+            sent.append((version, dict(weights), probe))
+
+    monkeypatch.setattr(evaluator, "StoreSender", MemorySender)
+    for attention in ("flash_attention_2", "sdpa"):
+        evaluator._publish(Config.model_validate({"model": {"attention": attention}}), "store", PROBE)
+    (version, weights, probe), (_, _, wanted) = sent
+    assert version == 0 and "model.embed_tokens.weight" in weights
+    assert probe == wanted and probe.token_ids == PROBE
 
 
 def test_blocks_hold_what_was_sampled_by_rising_row(generator, tmp_path):

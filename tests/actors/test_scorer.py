@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from tolerances import rounding, roundings_in
 
 from gainrl_ray.actors import scorer
@@ -114,6 +115,18 @@ def test_a_model_that_does_not_load_is_told_by_the_first_call(tmp_path):
     model = ModelConfig(path=str(tmp_path))
     actor = Scorer(model, PromptConfig(), ScoringConfig(), AngleMeasure(), job=None)
     with pytest.raises(ModelError, match="folder without config"):
+        actor(pa.table({"row": [0], "problem_id": ["a"], "question": ["What is 2+2?"]}))
+
+
+def test_a_scorer_computes_where_it_was_told(monkeypatch):
+    """Without GPUs on the CPU, whose attention is not flash attention; with one, nowhere else."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = ModelConfig(attention="flash_attention_2")
+    actor = Scorer(model, PromptConfig(), ScoringConfig(), AngleMeasure(), job=None)
+    assert actor._refusal is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    actor = Scorer(model, PromptConfig(), ScoringConfig(gpus_per_actor=0.5), AngleMeasure(), job=None)
+    with pytest.raises(ResourceError, match=r"scoring\.gpus_per_actor=0\.5 asks for a CUDA GPU"):
         actor(pa.table({"row": [0], "problem_id": ["a"], "question": ["What is 2+2?"]}))
 
 

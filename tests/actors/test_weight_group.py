@@ -1,16 +1,20 @@
 """What the learner broadcasts is in every member's buffer; a member that does not come or goes is an error in time."""
 
+import importlib.util
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from gainrl_ray.actors import learner, weight_group
 from gainrl_ray.actors.buckets import Way
 from gainrl_ray.actors.shared_memory import LEARNER
 from gainrl_ray.actors.weight_group import WeightGroup
+from gainrl_ray.config import Config
 from gainrl_ray.errors import WeightSyncError
 
 ADDRESS = "127.0.0.1"
@@ -57,12 +61,34 @@ def test_a_member_that_does_not_come_ends_the_wait(way: Way) -> None:
 
 @WAYS
 def test_a_learner_that_leaves_or_says_nothing_ends_the_wait(way: Way) -> None:
-    learner, member = formed(2, 2, 1.0, way)
+    _, member = formed(2, 2, 1.0, way)
     with pytest.raises(WeightSyncError, match="a broadcast of 8 bytes broke off"):
         member.broadcast(torch.zeros(8, dtype=torch.uint8))
-    learner, member = formed(2, 2, 30.0, way)
+    sender, member = formed(2, 2, 30.0, way)
     started = time.monotonic()
-    learner.close()
+    sender.close()
     with pytest.raises(WeightSyncError, match="a broadcast of 8 bytes broke off"):
         member.broadcast(torch.zeros(8, dtype=torch.uint8))
     assert time.monotonic() - started < 10.0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "imports"), [(1.0, ["vllm.distributed", "vllm.distributed", "vllm.utils"]), (0.0, [])]
+)
+def test_what_nccl_needs_is_imported_when_the_way_is_opened(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, imports: list[str]
+) -> None:
+    """Before any member is waited for; the modules are there in the vLLM installed."""
+    imported: list[str] = []
+    monkeypatch.setattr(weight_group, "import_module", imported.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(learner.ray.util, "get_node_ip_address", lambda: ADDRESS)
+    rank = object.__new__(learner._Learner)
+    rollout, sync = {"gpus_per_engine": gpus}, {"backend": "broadcast"}
+    rank._config = Config.model_validate({"learner": {"gpus_per_worker": gpus}, "rollout": rollout, "sync": sync})
+    rank._open_broadcaster()
+    assert [".".join(name.split(".")[:2]) for name in imported] == imports
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None and spec.submodule_search_locations
+    for name in imported:
+        assert Path(*spec.submodule_search_locations, *name.split(".")[1:]).with_suffix(".py").is_file()

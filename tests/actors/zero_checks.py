@@ -8,6 +8,7 @@ Run as a program, since a process belongs to one process group only.
 import os
 import shutil
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gainrl_ray.actors import turns
 from gainrl_ray.actors.zero import PolicyEngine
 from gainrl_ray.algo.batching import build_rank_batches
 from gainrl_ray.config import Config
@@ -198,6 +200,7 @@ class Rank:
             found[f"several{stage}"] = self.several_updates(_with_kl(self.model, stage))
         found["refusals"] = self.refusals()
         found["no_signal"] = self.no_signal()
+        found["no_gpu"] = self.no_gpu()
         return found
 
     def refusals(self) -> dict[str, str]:
@@ -232,15 +235,40 @@ class Rank:
             found["error"] = f"{type(error).__name__}: {error}"
         return found
 
+    def no_gpu(self) -> str:
+        """The error of an engine that is to run on a GPU, where there is none."""
+        torch.cuda.is_available = lambda: False
+        try:
+            self.engine(make_config(self.model, 2, learner={"gpus_per_worker": 1}))
+        except GainrlError as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def slow_rest(self) -> dict[str, float]:
+        """When this rank's device was free, and when `rest` said so; the last rank takes its time."""
+        engine, seen, move = self.engine(make_config(self.model, 2)), {}, turns.rest
+
+        def slowly(*states: Any) -> None:
+            time.sleep(0.5 * self.rank)
+            move(*states)
+            seen["free"] = time.monotonic()
+
+        turns.rest = slowly
+        engine.rest()
+        seen["said"] = time.monotonic()
+        turns.rest = move
+        return seen
+
     def together(self) -> dict[str, Any]:
         """The checks of a run with several ranks, by name."""
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"slow_rest": self.slow_rest()}
         for stage in range(4):
             config = make_config(self.model, stage)
             found[f"stage{stage}"] = self.resume(config, f"stage{stage}")
             found[f"skip{stage}"] = self.skip(config)
             found[f"several{stage}"] = self.several_updates(_with_kl(self.model, stage))
-            config = make_config(self.model, stage, model={"dtype": "bfloat16"})
+            # On the CPU it is sdpa.
+            config = make_config(self.model, stage, model={"dtype": "bfloat16", "attention": "flash_attention_2"})
             found[f"bf16_{stage}"] = self.resume(config, f"bf16_{stage}")
             found[f"bf16_skip{stage}"] = self.skip(config)
         config = make_config(self.model, 2, learner={"gradient_checkpointing": True})
@@ -252,6 +280,13 @@ class Rank:
             found[f"offload{stage}"] = self.resume(config, f"offload{stage}")
             found[f"offload_skip{stage}"] = self.skip(config)
         return found
+
+
+def deepspeed_ops() -> int:
+    """Of how many kernels DeepSpeed has found out whether it could compile them."""
+    import deepspeed
+
+    return len(deepspeed.ops.__compatible_ops__)
 
 
 def _with_kl(model: str, stage: int) -> Config:
@@ -277,7 +312,14 @@ def main() -> None:
     if int(ranks) > 1:  # one rank needs to be told nothing
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, WORLD_SIZE=ranks, LOCAL_RANK=rank)
     checks = Rank(int(rank), int(ranks), model, Path(folder))
+    if checks.ranks == 1:  # as on a machine with a GPU that the config does not ask for
+        torch.cuda.is_available = lambda: True
     found = checks.alone() if checks.ranks == 1 else checks.together()
+    found["modules"] = {
+        "probed": deepspeed_ops(),
+        "accelerator": os.environ["DS_ACCELERATOR"],
+        "backend": torch.distributed.get_backend(),
+    }
     torch.save(found, Path(folder) / f"rank{rank}.pt")
 
 
