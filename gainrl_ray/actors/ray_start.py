@@ -166,6 +166,7 @@ def _head_environment(ports: list[int]) -> dict[str, str]:
     return {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": "120",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # whatever asks for no GPU sees none
         "DASHBOARD_METRIC_PORT": str(ports[1]),
         "AUTOSCALER_METRIC_PORT": str(ports[2]),
     }

@@ -91,7 +91,6 @@ import functools, json, sys, threading, time
 import ray
 ray.init = functools.partial(ray.init, num_gpus=2)  # what Ray finds by itself on a machine that has two
 from gainrl_ray.actors.engine_slot import EngineSlot
-from gainrl_ray.actors.lanes import LaneActor
 from gainrl_ray.actors.measures import AngleMeasure
 from gainrl_ray.actors.scorer import Scorer
 from gainrl_ray.actors.session import session
@@ -119,11 +118,11 @@ def look(task):
     Path(task).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
 
 folder = sys.argv[1]
-config = Config.model_validate({"ray": {"num_cpus": 4}, "run": {"storage": folder}})
+config = Config.model_validate({"ray": {"num_cpus": 2}, "run": {"storage": folder}})
 with session(config.ray):
     learner = threading.Thread(target=build_trainer(config, "seen", look, f"{folder}/learner").fit)
     learner.start()
-    actors = {"weight store": WeightStoreActor.remote(), "lane": LaneActor.remote()}
+    actors = {"weight store": WeightStoreActor.remote()}  # for all that keep books
     # As on a cluster where Ray's own switch is not set.
     plain = {"runtime_env": {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}}
     scorer = ray.remote(num_cpus=0)(Scorer).options(**plain)
@@ -147,4 +146,4 @@ def test_no_process_without_a_gpu_of_its_own_sees_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.pop("engine on a GPU") in ("0", "1")
-    assert found == dict.fromkeys(("engine", "learner", "scorer", "weight store", "lane"), "")
+    assert found == dict.fromkeys(("engine", "learner", "scorer", "weight store"), "")

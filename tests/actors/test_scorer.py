@@ -111,7 +111,8 @@ def test_scorers_share_the_cores_of_their_node(settings, cores, threads):
     assert threads_of_scorer(ScoringConfig(**settings), cores) == threads
 
 
-def test_a_model_that_does_not_load_is_told_by_the_first_call(tmp_path):
+def test_a_model_that_does_not_load_is_told_by_the_first_call(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # put back after the test: a scorer has a process of its own
     model = ModelConfig(path=str(tmp_path))
     actor = Scorer(model, PromptConfig(), ScoringConfig(), AngleMeasure(), job=None)
     with pytest.raises(ModelError, match="folder without config"):
