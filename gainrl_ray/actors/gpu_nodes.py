@@ -50,8 +50,11 @@ def gpu_nodes(say: Callable[[str], None]) -> list[GpuNode]:
 
 
 def _ask_there(node_id: str) -> Any:
+    task = ray.remote(num_cpus=0, max_retries=0)(_describe)
+    # A task without GPUs would be shown none, where Ray is told to hide them; here it is to see what the node offers.
+    variables = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return ray.remote(num_cpus=0, max_retries=0)(_describe).options(scheduling_strategy=strategy).remote()
+    return task.options(scheduling_strategy=strategy, runtime_env={"env_vars": variables}).remote()
 
 
 def _describe() -> tuple[Build, bool, tuple[Gpu, ...]]:
