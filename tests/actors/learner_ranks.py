@@ -20,8 +20,9 @@ def save_small_model(folder: Path) -> str:
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(TINY_FOLDER)
     config = Qwen2Config(
-        vocab_size=600,
+        vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -32,7 +33,7 @@ def save_small_model(folder: Path) -> str:
         tie_word_embeddings=True,
     )
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TINY_FOLDER).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 
