@@ -109,7 +109,7 @@ def socket_folder(say: Say) -> str | None:
 
 def start_head(state: Path, temp: str, say: Say) -> None:
     """A Ray head on the loopback interface that outlives this process; "pid birth dashboard-port" is in STATE/head."""
-    ports = free_ports(5)
+    ports = free_ports(4)
     say(f"starting Ray on 127.0.0.1 (dashboard http://127.0.0.1:{ports[0]}, log .local/ray.log)")
     shutil.rmtree(temp, ignore_errors=True)
     log, begin = state / "ray.log", time.monotonic()
@@ -149,11 +149,11 @@ def main(state: str, temp: str) -> int:
 
 
 def _head_command(ports: list[int], temp: str) -> list[str]:
-    dashboard, _, _, gcs, client = map(str, ports)
+    dashboard, _, _, gcs = map(str, ports)
     return [
         *(sys.executable, "-c", "from gainrl_ray.actors.ray_start import run_ray; run_ray()"),
         *("start", "--head", "--block", "--disable-usage-stats", "--temp-dir", temp),
-        *("--node-ip-address", "127.0.0.1", "--port", gcs, "--ray-client-server-port", client),
+        *("--node-ip-address", "127.0.0.1", "--port", gcs, "--ray-client-server-port", "0"),
         *("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard),
     ]
 

@@ -279,5 +279,5 @@ def test_impossible_resources_are_refused_at_once(ray_session: None, learner: Le
     started = time.monotonic()
     with pytest.raises(ResourceError, match=r"engine \d needs \{'CPU': 1000.0\} on one node, no node is large enough"):
         pool.start()
-    assert time.monotonic() - started < 10.0
+    assert time.monotonic() - started < 30.0
     pool.close()

@@ -144,7 +144,7 @@ def test_the_deadline_ends_a_scoring(ray_session, tmp_path):
     started = time.monotonic()
     with pytest.raises(DeadlineError, match=r"scoring.deadline_s = 0.01 s: 0 problems were scored.*command continues"):
         score_problems(plan_in(tmp_path, deadline_s=0.01))
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 120
 
 
 def test_a_cluster_that_is_too_small_is_refused(ray_session, tmp_path):

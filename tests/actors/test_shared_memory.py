@@ -70,7 +70,7 @@ def test_a_member_that_dies_ends_the_wait_and_so_does_memory_of_another_machine(
     started = time.monotonic()
     with pytest.raises(RuntimeError):
         learner.broadcast(packed)
-    assert 0.9 <= time.monotonic() - started < 10.0
+    assert 0.9 <= time.monotonic() - started < 30.0
 
     learner, member, _, _ = opened(30.0)
     packed = learner.packing_buffer(64)

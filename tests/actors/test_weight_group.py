@@ -54,7 +54,7 @@ def test_every_member_gets_the_learners_bytes(way: Way) -> None:
 def test_a_member_that_does_not_come_ends_the_wait(way: Way) -> None:
     started = time.monotonic()
     errors = formed(3, 2, 1.0, way)
-    assert 1.0 <= time.monotonic() - started < 10.0
+    assert 1.0 <= time.monotonic() - started < 30.0
     assert all(isinstance(error, WeightSyncError) for error in errors)
     assert "did not form within 1 s" in str(errors[LEARNER])
 
@@ -69,7 +69,7 @@ def test_a_learner_that_leaves_or_says_nothing_ends_the_wait(way: Way) -> None:
     sender.close()
     with pytest.raises(WeightSyncError, match="a broadcast of 8 bytes broke off"):
         member.broadcast(torch.zeros(8, dtype=torch.uint8))
-    assert time.monotonic() - started < 10.0
+    assert time.monotonic() - started < 30.0
 
 
 @pytest.mark.parametrize(
