@@ -15,7 +15,8 @@ from gainrl_ray.config import ModelConfig
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ModelError
 from gainrl_ray.model import named
-from gainrl_ray.model.loading import check_model, load_model, model_digest, model_folder
+from gainrl_ray.model.digest import model_digest
+from gainrl_ray.model.loading import check_model, load_model, model_folder
 from gainrl_ray.model.named import NAMED, NamedModel, named_folder
 
 REAL = NAMED["smollm2-135m"]
