@@ -212,7 +212,7 @@ def unset_expert_kernels(model: torch.nn.Module) -> Kernels:
     `_setup_kernel` in `unquantized_fused_moe_method.py`). Elsewhere they are packed at each update, and captured
     graphs need the kernels that there are.
     """
-    methods: Iterator[Any] = (getattr(module, "quant_method", None) for module in model.modules())
+    methods: list[Any] = [getattr(module, "quant_method", None) for module in model.modules()]
     kernels = [(method, method.moe_kernel) for method in methods if getattr(method, "moe_kernel", None) is not None]
     for method, _ in kernels:
         method.moe_kernel = None
