@@ -84,9 +84,14 @@ def known_ports() -> Iterator[None]:
 
 
 def run_ray() -> None:
-    """Ray's command line with that difference."""
+    """Ray's command line with that difference, and without the Ray Client server.
+
+    Nobody here uses one, and it ends a head whose node manager takes more than 30 s.
+    """
+    from ray._private.node import Node
     from ray.scripts.scripts import main
 
+    Node.start_ray_client_server = lambda node: None
     with known_ports():
         main()
 
@@ -153,7 +158,7 @@ def _head_command(ports: list[int], temp: str) -> list[str]:
     return [
         *(sys.executable, "-c", "from gainrl_ray.actors.ray_start import run_ray; run_ray()"),
         *("start", "--head", "--block", "--disable-usage-stats", "--temp-dir", temp),
-        *("--node-ip-address", "127.0.0.1", "--port", gcs, "--ray-client-server-port", "0"),
+        *("--node-ip-address", "127.0.0.1", "--port", gcs),
         *("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard),
     ]
 
