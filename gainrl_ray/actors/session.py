@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gainrl_ray.actors.ray_start import PATIENCE, Say, in_attempts, known_ports, socket_folder, told
+from gainrl_ray.actors.ray_start import PATIENCE, Say, in_attempts, known_ports, shorten_temp, told
 from gainrl_ray.config import RayConfig
 from gainrl_ray.devices import choose_visible
 from gainrl_ray.environment import Environment
@@ -102,7 +102,7 @@ def _start(config: RayConfig, say: Say) -> None:
     """An own Ray, at the third attempt at the latest."""
     import ray
 
-    folder = socket_folder(say)
+    shorten_temp(say)
 
     def start() -> None:
         with known_ports():
@@ -112,7 +112,6 @@ def _start(config: RayConfig, say: Say) -> None:
                 object_store_memory=int(config.object_store_gib * 2**30) if config.object_store_gib else None,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
                 **_QUIET,
             )
 
