@@ -3,12 +3,15 @@
 python -m gainrl_ray.actors.ray_start STATE TEMP    a Ray head in a session of its own, noted in STATE/head
 """
 
+import hashlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,14 +25,15 @@ Started = TypeVar("Started")
 Say = Callable[[str], None]
 
 ATTEMPTS = 3
-HEAD_S = 120.0
+HEAD_S = 300.0
 """How long an attempt may take until the head's dashboard answers."""
 PATIENCE = {"RAY_gcs_server_port_wait_time_s": "90", "RAY_agent_register_timeout_ms": "120000"}
 """How long Ray waits for its control service and for its agents; 30 s by default."""
+SILENCE_S = 10.0
+"""The longest wait without a word."""
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket."""
 _RAY_SOCKET = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
-_VLLM_SOCKET = "/01234567-0123-0123-0123-0123456789ab"
 
 
 def in_attempts(start: Callable[[], Started], say: Say) -> Started:
@@ -54,6 +58,22 @@ def in_attempts(start: Callable[[], Started], say: Say) -> Started:
         f"Ray did not start in {ATTEMPTS} attempts, see above: free processors or memory and run again, "
         "or join a running cluster (RAY_ADDRESS)"
     )
+
+
+@contextmanager
+def told(line: str, say: Say) -> Iterator[None]:
+    """Says the line every SILENCE_S of the block."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(SILENCE_S):
+            say(line)
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextmanager
@@ -84,27 +104,32 @@ def known_ports() -> Iterator[None]:
 
 
 def run_ray() -> None:
-    """Ray's command line with that difference."""
+    """Ray's command line with that difference, and without the Ray Client server.
+
+    Nobody here uses one, and it ends a head whose node manager takes more than 30 s.
+    """
+    from ray._private.node import Node
     from ray.scripts.scripts import main
 
+    Node.start_ray_client_server = lambda node: None
     with known_ports():
         main()
 
 
-def socket_folder(say: Say) -> str | None:
-    """Ray's temp dir where the default's path is too long for Unix sockets, else None; vLLM's follow it.
+def shorten_temp(say: Say) -> None:
+    """TMPDIR and RAY_TMPDIR become short links to themselves where their sockets' paths would be too long.
+
+    Ray's sockets have the longest names; those of vLLM and of Python's multiprocessing are there as well.
 
     Raises:
-        ResourceError: /tmp, where the short one would be, cannot be used.
+        ResourceError: /tmp, where the links are, cannot be used.
     """
-    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    short = f"/tmp/gainrl-ray-{os.getuid()}"
-    if _too_long(os.environ.get("TMPDIR", "") + _VLLM_SOCKET):
-        os.environ.setdefault("VLLM_RPC_BASE_PATH", _own_folder(short))
-    if not _too_long(f"{usual}/ray{_RAY_SOCKET}"):
-        return None
-    say(f"{usual} (RAY_TMPDIR or TMPDIR) is too long a path for Unix sockets: Ray's are in {short}")
-    return _own_folder(short)
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        folder = os.environ.get(name, "")
+        if len(os.fsencode(f"{folder}/ray{_RAY_SOCKET}")) > SOCKET_PATH_BYTES:
+            os.environ[name] = _link(name, folder)
+            say(f"{name}={folder} is too long for the paths of Unix sockets: {os.environ[name]} leads there")
+    tempfile.tempdir = None  # what Python found before
 
 
 def start_head(state: Path, temp: str, say: Say) -> None:
@@ -140,8 +165,9 @@ def main(state: str, temp: str) -> int:
         print(f"[local.sh] {line}", flush=True)
 
     try:
-        socket_folder(lambda line: None)  # local.sh's temp dir is short; vLLM's sockets need one
-        in_attempts(lambda: start_head(Path(state), temp, say), say)
+        shorten_temp(say)
+        with told("waiting for Ray", say):
+            in_attempts(lambda: start_head(Path(state), temp, say), say)
     except GainrlError as error:
         print(f"[local.sh] error: {error} (log: .local/ray.log)", file=sys.stderr)
         return 1
@@ -153,7 +179,7 @@ def _head_command(ports: list[int], temp: str) -> list[str]:
     return [
         *(sys.executable, "-c", "from gainrl_ray.actors.ray_start import run_ray; run_ray()"),
         *("start", "--head", "--block", "--disable-usage-stats", "--temp-dir", temp),
-        *("--node-ip-address", "127.0.0.1", "--port", gcs, "--ray-client-server-port", "0"),
+        *("--node-ip-address", "127.0.0.1", "--port", gcs),
         *("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard),
     ]
 
@@ -227,20 +253,21 @@ def _reason(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _too_long(path: str) -> bool:
-    return len(os.fsencode(path)) > SOCKET_PATH_BYTES
-
-
-def _own_folder(path: str) -> str:
-    """`path`, made for this user alone."""
+def _link(name: str, folder: str) -> str:
+    """A link of this user in /tmp to `folder`, which is made."""
+    path = f"/tmp/gainrl-tmp-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        usable = os.stat(path).st_uid == os.getuid() and os.access(path, os.W_OK | os.X_OK)
-    except OSError:
-        usable = False
-    if not usable:
+        os.makedirs(folder, exist_ok=True)
+        if not os.path.islink(path):
+            os.symlink(folder, path)
+        if os.readlink(path) != folder or os.lstat(path).st_uid != os.getuid():
+            raise FileExistsError(f"{path} is something else")
+    except OSError as error:
         most = SOCKET_PATH_BYTES - len(f"/ray{_RAY_SOCKET}")
-        raise ResourceError(f"{path} cannot be used: set RAY_TMPDIR to a folder of at most {most} characters")
+        raise ResourceError(
+            f"{name}={folder} is too long for the paths of Unix sockets, and {path} cannot lead there ({error}): "
+            f"set {name} to a folder of at most {most} characters"
+        ) from error
     return path
 
 

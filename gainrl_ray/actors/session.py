@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gainrl_ray.actors.ray_start import PATIENCE, Say, in_attempts, known_ports, socket_folder
+from gainrl_ray.actors.ray_start import PATIENCE, Say, in_attempts, known_ports, shorten_temp, told
 from gainrl_ray.config import RayConfig
 from gainrl_ray.devices import choose_visible
 from gainrl_ray.environment import Environment
@@ -20,8 +20,6 @@ SLOW_IMPORTS = ("torch", "transformers.models.auto.tokenization_auto")
 IMPORTS_S = 120.0
 JOIN_S = 30.0
 """How long a named cluster may take to answer."""
-SILENCE_S = 10.0
-"""The longest wait without a word."""
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 
 
@@ -47,7 +45,7 @@ def session(config: RayConfig, say: Say = print) -> Iterator[None]:
         return
     imports = threading.Thread(target=lambda: [*map(importlib.import_module, SLOW_IMPORTS)], daemon=True)
     imports.start()
-    with _told(f"waiting for Ray ({address})", say):
+    with told(f"waiting for Ray ({address})", say):
         _start(config, say) if address == "local" else _join(address, say)
     imports.join(IMPORTS_S)  # a module that another thread is importing can look half empty
     try:
@@ -104,7 +102,7 @@ def _start(config: RayConfig, say: Say) -> None:
     """An own Ray, at the third attempt at the latest."""
     import ray
 
-    folder = socket_folder(say)
+    shorten_temp(say)
 
     def start() -> None:
         with known_ports():
@@ -114,7 +112,6 @@ def _start(config: RayConfig, say: Say) -> None:
                 object_store_memory=int(config.object_store_gib * 2**30) if config.object_store_gib else None,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
                 **_QUIET,
             )
 
@@ -161,19 +158,3 @@ def _await_answer(address: str, say: Say) -> None:
             say(f"no answer yet from the Ray cluster at {address}, waiting for up to {JOIN_S:.0f} s")
         told = True
         time.sleep(1.0)
-
-
-@contextmanager
-def _told(line: str, say: Say) -> Iterator[None]:
-    """Says the line every SILENCE_S of the block."""
-    over = threading.Event()
-
-    def tell() -> None:
-        while not over.wait(SILENCE_S):
-            say(line)
-
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()

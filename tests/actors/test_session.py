@@ -5,16 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gainrl_ray.actors import session as session_module
-from gainrl_ray.actors.ray_start import ATTEMPTS, free_ports, socket_folder, start_head
+from gainrl_ray.actors.ray_start import ATTEMPTS, free_ports, shorten_temp, start_head
 from gainrl_ray.actors.session import _address, _await_answer
 from gainrl_ray.config import RayConfig
-from gainrl_ray.errors import ConfigError
+from gainrl_ray.errors import ConfigError, ResourceError
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 300
@@ -54,7 +55,8 @@ from gainrl_ray.config import RayConfig
 
 with session(RayConfig(num_cpus=1)):
     import ray
-    print(ray.cluster_resources()["CPU"], os.environ.get("RAY_ADDRESS"))
+    made = os.path.realpath(ray._private.worker._global_node.get_session_dir_path())
+    print(ray.cluster_resources()["CPU"], os.environ.get("RAY_ADDRESS"), made.partition("ray/session")[0])
 """
 
 SLOW_AGENTS = """
@@ -99,29 +101,37 @@ def test_slow_agents_and_a_long_temp_dir_do_not_matter(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 90)
     long.mkdir()
     said, found = run(STARTS, PYTHONPATH=str(tmp_path), TMPDIR=str(long))
-    assert said == f"{long} (RAY_TMPDIR or TMPDIR) is too long a path for Unix sockets: Ray's are in {_short()}"
-    assert found == "1.0 None"
-
-
-def _short() -> str:
-    return f"/tmp/gainrl-ray-{os.getuid()}"
+    assert found == f"1.0 None {long}/"
+    assert said.startswith(f"TMPDIR={long} is too long for the paths of Unix sockets: /tmp/gainrl-tmp-")
 
 
 @pytest.mark.parametrize(("length", "short"), [(39, False), (40, True)])
-def test_ray_gets_a_short_folder_where_its_sockets_need_one(
-    length: int, short: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_temp_dir_that_is_too_long_gets_a_short_name(
+    length: int, short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """107 characters, less /ray and the longest session's "/session_.../sockets/plasma_store": 39."""
     said: list[str] = []
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", "/" + "t" * (length - 1))
-    monkeypatch.delenv("VLLM_RPC_BASE_PATH", raising=False)
-    assert socket_folder(said.append) == (_short() if short else None)
-    assert len(said) == short
-    assert "VLLM_RPC_BASE_PATH" not in os.environ, "its sockets have 37 characters"
-    monkeypatch.setenv("TMPDIR", "/" + "t" * 70)
-    socket_folder(said.append)
-    assert os.environ["VLLM_RPC_BASE_PATH"] == _short()
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:
+        folder = f"{parent}/{'t' * (length - len(parent) - 1)}"
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        monkeypatch.setenv("TMPDIR", folder)
+        for _ in range(2):
+            shorten_temp(said.append)
+        assert len(said) == short
+        assert (os.environ["TMPDIR"] != folder) is short
+        if short:
+            assert len(os.environ["TMPDIR"]) < 39 and os.path.realpath(os.environ["TMPDIR"]) == folder
+            with open(f"{tempfile.gettempdir()}/file", "w"):
+                assert os.listdir(folder) == ["file"]
+            link = os.environ["TMPDIR"]
+            os.unlink(link)
+            os.symlink(parent, link)
+            monkeypatch.setenv("TMPDIR", folder)
+            with pytest.raises(ResourceError, match=r"cannot lead there .*set TMPDIR to a folder of at most 39"):
+                shorten_temp(said.append)
+            os.unlink(link)
+        monkeypatch.undo()
+        tempfile.tempdir = None
 
 
 def test_a_head_that_does_not_start_is_told_and_not_noted(tmp_path: Path) -> None:
