@@ -8,7 +8,6 @@ from tolerances import rounding
 
 from gainrl_ray.algo.likeness import WIDTHS, Likeness, _line
 
-
 ROUNDED = rounding(4 + 40, 1 / min(WIDTHS))
 """Of weights exp(cosine / width), float32: a cosine of up to 4 features, a sum over up to 40 references."""
 
