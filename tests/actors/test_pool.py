@@ -5,13 +5,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from gainrl_ray.actors.buckets import pack
+from gainrl_ray.actors.engine_slot import EngineSlot
 from gainrl_ray.actors.pool import RolloutPool
+from gainrl_ray.actors.rollout import Whereabouts, tail
 from gainrl_ray.actors.weights import Probe, WeightStoreActor
 from gainrl_ray.config import Config, ModelConfig
 from gainrl_ray.errors import EngineError, EngineStartError, ResourceError
@@ -113,6 +116,16 @@ def test_an_engine_that_cannot_start_is_tried_twice() -> None:
         pool.start()
     assert len(tried) == 2
     pool.close()
+
+
+def test_wrong_weights_are_told_without_the_log_and_long_lines_are_cut(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_text("x" * 1000 + "\nlast")
+    assert tail(str(log)) == "x" * 200 + " ...\nlast"
+    slot = EngineSlot(0, config())
+    slot._where = Whereabouts(node_id="n", node="10.0.0.1", pid=7, log_file=str(log))
+    said = "engine 0 (node 10.0.0.1, process 7) failed: they differ; log " + str(log)
+    assert slot.told("failed: they differ", with_log=False) == said
 
 
 @pytest.fixture(scope="module")
