@@ -109,7 +109,7 @@ def _serving(config: Config, table: ProblemTable) -> Iterator[Generator]:
 
 def _publish(config: Config, store: Remote, probe_tokens: tuple[int, ...]) -> None:
     """Bring the model's weights into the store as version 0, with a probe to verify the engines by."""
-    model = load_model(config.model.on_cpu)
+    model = load_model(config.model.on_cpu, sequence_tokens=config.sequence_tokens)
     weights = (part for name, tensor in model.named_parameters() for part in named_as_on_disk(model, name, tensor))
     policy = PolicyModel(model)
     logprobs, rounded = probe(policy, policy, probe_tokens)
