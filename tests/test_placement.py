@@ -21,6 +21,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.devices import QUERY, read_gpus
 from gainrl_ray.errors import ResourceError
 from gainrl_ray.placement import ON_CPUS, PLACED, place
+from gainrl_ray.planning import search
 from gainrl_ray.report.comparison_data import COMPARISONS
 
 ROOT = Path(__file__).parents[1]
@@ -145,6 +146,11 @@ def test_what_cannot_run_is_refused_with_the_remedy(
 ) -> None:
     with pytest.raises(ResourceError, match=message):
         on(nodes, *argv)
+
+
+def test_an_engine_that_shares_gets_the_same_part_everywhere() -> None:
+    preset = load_config(["--config", "one-gpu"], presets=PRESETS).rollout.gpu_memory_utilization
+    assert preset == placement.SHARED_PART == search.SHARED_PART
 
 
 def test_gpus_of_ray_s_other_jobs_are_not_free(on: Place) -> None:
