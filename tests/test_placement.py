@@ -185,6 +185,8 @@ def test_a_continued_run_stays_where_it_was(on: Place) -> None:
     shared, _ = on([node(H100)])
     again, lines = on([node(*[H100] * 8)], stored=shared)
     assert (where(again), lines) == (SHARED, [])
+    chosen, _ = on([node(H100)], "--learner.gpus_per_worker=1", "--rollout.gpus_per_engine=1", stored=shared)
+    assert not chosen.rollout.colocated, "a choice is not undone: the run tells that its settings have changed"
     on_cpu, _ = on([])
     assert where(on([node(H100, build="cpu")], stored=on_cpu)[0]) == ON_CPU
     assert where(on([node(H100)], stored=on_cpu)[0]) == ON_CPU, "whose packages the preflight refuses"
