@@ -37,10 +37,11 @@ def place(config: Config, named: Named, *, stored: Config | None = None, say: Ca
         ResourceError: the GPUs that are asked for or chosen cannot run the settings; with the remedy.
     """
     nodes = gpu_nodes(say) if cluster_supply().get("GPU", 0) > 0 else []
-    if stored is not None:
+    is_chosen = bool(named.anywhere & {*CHOICES})
+    if stored is not None and not is_chosen:
         kept = {key: value for key, value in flatten(stored.model_dump(mode="json")) if key in PLACED}
         config = _with(config, kept, named)
-    elif not _asks(config) and not named.anywhere & {*CHOICES} and nodes:
+    elif nodes and not is_chosen and not _asks(config):
         config = _on_gpus(config, named, nodes, say)
     check(config, nodes)
     return config

@@ -21,6 +21,7 @@ from gainrl_ray.config import Config
 from gainrl_ray.devices import QUERY, read_gpus
 from gainrl_ray.errors import ResourceError
 from gainrl_ray.placement import ON_CPUS, PLACED, place
+from gainrl_ray.planning import search
 from gainrl_ray.report.comparison_data import COMPARISONS
 
 ROOT = Path(__file__).parents[1]
@@ -147,6 +148,11 @@ def test_what_cannot_run_is_refused_with_the_remedy(
         on(nodes, *argv)
 
 
+def test_an_engine_that_shares_gets_the_same_part_everywhere() -> None:
+    preset = load_config(["--config", "one-gpu"], presets=PRESETS).rollout.gpu_memory_utilization
+    assert preset == placement.SHARED_PART == search.SHARED_PART
+
+
 def test_gpus_of_ray_s_other_jobs_are_not_free(on: Place) -> None:
     config, _ = on([node(*[H100] * 8)], free=1.0)
     assert where(config) == SHARED
@@ -179,6 +185,8 @@ def test_a_continued_run_stays_where_it_was(on: Place) -> None:
     shared, _ = on([node(H100)])
     again, lines = on([node(*[H100] * 8)], stored=shared)
     assert (where(again), lines) == (SHARED, [])
+    chosen, _ = on([node(H100)], "--learner.gpus_per_worker=1", "--rollout.gpus_per_engine=1", stored=shared)
+    assert not chosen.rollout.colocated, "a choice is not undone: the run tells that its settings have changed"
     on_cpu, _ = on([])
     assert where(on([node(H100, build="cpu")], stored=on_cpu)[0]) == ON_CPU
     assert where(on([node(H100)], stored=on_cpu)[0]) == ON_CPU, "whose packages the preflight refuses"
