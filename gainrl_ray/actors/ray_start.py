@@ -84,20 +84,19 @@ def known_ports() -> Iterator[None]:
     much to import, take more than 15 s on a busy machine (ray#65983). The file that it waits for in any case, whoever
     chose the port, is written here.
     """
-    import ray._raylet
     from ray._private.node import Node
+    from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port  # pyright: ignore[reportAttributeAccessIssue]
 
-    raylet: Any = ray._raylet  # compiled: without types
     original = Node.start_ray_processes
     names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 
-    def start(node: Any) -> None:
+    def start(self: Any) -> None:
         ports = dict(zip(names, free_ports(4), strict=True))
-        node._ray_params.update(**ports)
-        raylet.persist_port(node._session_dir, node._node_id, raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME, ports[names[-1]])
-        original(node)
+        self._ray_params.update(**ports)
+        persist_port(self._session_dir, self._node_id, DASHBOARD_AGENT_LISTEN_PORT_NAME, ports[names[-1]])
+        original(self)
 
-    Node.start_ray_processes = start  # pyright: ignore[reportAttributeAccessIssue]
+    Node.start_ray_processes = start
     try:
         yield
     finally:
@@ -112,7 +111,7 @@ def run_ray() -> None:
     from ray._private.node import Node
     from ray.scripts.scripts import main
 
-    Node.start_ray_client_server = lambda node: None  # pyright: ignore[reportAttributeAccessIssue]
+    Node.start_ray_client_server = lambda self: None
     with known_ports():
         main()
 

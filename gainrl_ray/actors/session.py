@@ -144,7 +144,8 @@ def _await_answer(address: str, say: Say) -> None:
         channel = init_grpc_channel(address)
         try:
             service = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-            service.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=5)  # pyright: ignore[reportAttributeAccessIssue]
+            question = gcs_service_pb2.GetClusterIdRequest()  # pyright: ignore[reportAttributeAccessIssue]
+            service.GetClusterId(question, timeout=5)
             return
         except grpc.RpcError as error:
             code, details = error.code(), error.details()

@@ -196,8 +196,10 @@ def test_ids_without_a_token_have_no_part_in_the_distribution(kind: str) -> None
         shares.append(logits.softmax(-1)[unused].sum().item())
         table = logits[used].log_softmax(-1)
         expected = table[used.index(batch.token_ids[row, place])].item()
-        assert output.logprobs[row, place].item() == pytest.approx(expected, abs=1e-5)
-        assert output.entropy[row, place].item() == pytest.approx(-(table.exp() * table).sum().item(), abs=1e-5)
+        entropy = -(table.exp() * table).sum().item()
+        allowed = rounding(roundings_in(model), logits.abs().max().item())
+        assert output.logprobs[row, place].item() == pytest.approx(expected, abs=allowed)
+        assert output.entropy[row, place].item() == pytest.approx(entropy, abs=allowed)
     assert max(shares) > 0.3, "they would make no difference anyway"
     gradient = policy.language_model.lm_head.weight.grad
     assert not gradient[unused].any() and gradient[used].any()
