@@ -23,7 +23,7 @@ from ray.actor import ActorHandle
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
-from gainrl_ray.actors.devices import check_torch, device_environment
+from gainrl_ray.actors.devices import device_environment
 from gainrl_ray.actors.measures import Measure
 from gainrl_ray.actors.resources import Share, shortage
 from gainrl_ray.config import ModelConfig, PromptConfig, ScoringConfig
@@ -105,7 +105,6 @@ class Scorer:
         _use_threads(threads_of_scorer(scoring, _cores()))
         self._refusal: GainrlError | None = None
         try:
-            check_torch("scorer", scoring.gpus_per_actor)
             self._prompts = PromptBuilder(load_tokenizer(model), prompt)
             device = device_type(scoring.gpus_per_actor, "scoring.gpus_per_actor")
             loaded = load_model(model.on_cpu if device == "cpu" else model)
