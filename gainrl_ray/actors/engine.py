@@ -153,7 +153,8 @@ class RolloutEngine:
         if self._internal or self._engine.has_unfinished_requests():
             raise EngineError(f"sync to version {version} with {self.unfinished} requests under way: drain them first")
         self.state, self.version = EngineState.STALE, None
-        self._first_look.take(self.score, None if self._sleeping else probe)
+        # Without its adapter a policy is another one, and an engine asleep has no weights.
+        self._first_look.take(self.score, None if self._sleeping or self._adapter else probe)
         self._wake(WEIGHTS)
         try:
             if self._adapter:
