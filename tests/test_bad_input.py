@@ -216,7 +216,10 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         r"(?i)causal",
     ),
     "no chat template": (lambda d: [model(d, without=("chat_template.jinja",))], r"chat template"),
-    "too small a vocabulary": (lambda d: [model(d, config={"vocab_size": 100})], r"494 tokens beyond the embedding's 100 rows"),
+    "too small a vocabulary": (
+        lambda d: [model(d, config={"vocab_size": 100})],
+        r"494 tokens beyond the embedding's 100 rows",
+    ),
     "too few positions": (
         lambda d: [model(d, config={"max_position_embeddings": 540})],
         r"540 positions; data\.prompt\.max_tokens 512 and rollout\.max_new_tokens \d+ need",

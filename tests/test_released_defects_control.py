@@ -76,14 +76,14 @@ def test_09_an_order_is_checked_against_the_data_it_is_used_on() -> None:
 
 
 def test_10_one_place_writes_prompts() -> None:
-    # Scoring, training and evaluation get theirs from data/prompts.py, since nothing else applies the template.
+    # Scoring, training and evaluation get theirs from data/chat_template.py, since nothing else applies the template.
     writers = {
         path.relative_to(ROOT / "gainrl_ray").as_posix()
         for path in (ROOT / "gainrl_ray").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr == "apply_chat_template"
     }
-    assert writers == {"data/prompts.py"}
+    assert writers == {"data/chat_template.py"}
 
 
 def test_11_rows_without_an_answer_are_not_trained_on(tmp_path: Path) -> None:
