@@ -259,7 +259,7 @@ def test_the_config_decides_that_it_is_the_cpu(seen: Any) -> None:
 
 def test_no_rank_says_that_its_device_is_free_before_all_are(seen: Any) -> None:
     fast, slow = (rank["slow_rest"] for rank in seen[2])
-    assert slow["free"] > fast["free"] + 0.25, "the second rank was slower"
+    assert slow["free"] > fast["free"] + 0.4
     assert fast["said"] >= slow["free"]
 
 

@@ -245,13 +245,19 @@ class Rank:
         return ""
 
     def slow_rest(self) -> dict[str, float]:
-        """When this rank's device was free, and when `rest` said so; the last rank takes its time."""
+        """When this rank's device was free, and when `rest` said so; other ranks leave theirs half a second later."""
         engine, seen, move = self.engine(make_config(self.model, 2)), {}, turns.rest
+        first_is_free = self.folder / "first_is_free"
 
         def slowly(*states: Any) -> None:
+            deadline = time.monotonic() + 60
+            while self.rank and not first_is_free.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             time.sleep(0.5 * self.rank)
             move(*states)
             seen["free"] = time.monotonic()
+            first_is_free.touch()
 
         turns.rest = slowly
         engine.rest()
