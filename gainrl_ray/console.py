@@ -1,7 +1,31 @@
-"""What a person reads in the terminal: one line a step, a table at the end."""
+"""What a person reads in the terminal: one line a step, a table at the end, and a word where something takes long."""
 
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+SILENCE_S = 8.0
+"""The longest time without a word."""
+
+
+@contextmanager
+def told(what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Says every SILENCE_S of the block what it is that takes so long, and how long by now."""
+    begin, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(SILENCE_S):
+            say(f"{what}, {time.monotonic() - begin:.0f} s")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def step_line(record: Mapping[str, Any], steps: int) -> str:

@@ -219,7 +219,8 @@ def test_the_first_command_tells_of_a_busy_gpu(tmp_path: Path) -> None:
     fake_nvidia_smi.install(tmp_path)
     (tmp_path / "vllm-0.32.0.dist-info").mkdir()
     (tmp_path / "vllm-0.32.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
-    environment = os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}  # of the tests
+    environment = inherited | {
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
         "GPUS": BUSY,

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gainrl_ray.console import told
 from gainrl_ray.errors import GainrlError, ResourceError
 
 Started = TypeVar("Started")
@@ -29,8 +29,6 @@ HEAD_S = 300.0
 """How long an attempt may take until the head's dashboard answers."""
 PATIENCE = {"RAY_gcs_server_port_wait_time_s": "90", "RAY_agent_register_timeout_ms": "120000"}
 """How long Ray waits for its control service and for its agents; 30 s by default."""
-SILENCE_S = 10.0
-"""The longest wait without a word."""
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket."""
 _RAY_SOCKET = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
@@ -58,22 +56,6 @@ def in_attempts(start: Callable[[], Started], say: Say) -> Started:
         f"Ray did not start in {ATTEMPTS} attempts, see above: free processors or memory and run again, "
         "or join a running cluster (RAY_ADDRESS)"
     )
-
-
-@contextmanager
-def told(line: str, say: Say) -> Iterator[None]:
-    """Says the line every SILENCE_S of the block."""
-    over = threading.Event()
-
-    def tell() -> None:
-        while not over.wait(SILENCE_S):
-            say(line)
-
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gainrl_ray.actors.ray_start import PATIENCE, Say, in_attempts, known_ports, shorten_temp, told
+from gainrl_ray.actors.ray_start import PATIENCE, Say, in_attempts, known_ports, shorten_temp
 from gainrl_ray.config import RayConfig
+from gainrl_ray.console import told
 from gainrl_ray.devices import choose_visible
 from gainrl_ray.environment import Environment
 from gainrl_ray.errors import ConfigError, ResourceError
@@ -139,7 +140,7 @@ def _await_answer(address: str, say: Say) -> None:
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-    end, told = time.monotonic() + JOIN_S, False
+    end, is_said = time.monotonic() + JOIN_S, False
     while True:
         channel = init_grpc_channel(address)
         try:
@@ -155,7 +156,7 @@ def _await_answer(address: str, say: Say) -> None:
                 raise ConnectionError(details) from error
         finally:
             channel.close()
-        if not told:
+        if not is_said:
             say(f"no answer yet from the Ray cluster at {address}, waiting for up to {JOIN_S:.0f} s")
-        told = True
+        is_said = True
         time.sleep(1.0)

@@ -26,7 +26,7 @@ def build_trainer(config: Config, run_name: str, loop: Callable[[Any], None], ta
     # Nodes of a fixed cluster are not taken away with a warning; the watcher would be one more process to start.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if config.ray.autoscaling else "0")
     resources = {"CPU": learner.cpus_per_worker} | ({"GPU": gpu_shares(config)[0]} if gpu else {})
-    threads = {} if gpu else {"OMP_NUM_THREADS": str(learner.threads_per_worker), "DS_ACCELERATOR": "cpu"}
+    threads = {} if gpu else {"OMP_NUM_THREADS": str(learner.threads_per_worker)}
     variables = threads | device_environment(learner.gpus_per_worker)
     return TorchTrainer(
         loop,

@@ -32,6 +32,8 @@ def environment(rollout: RolloutConfig, *, in_process: bool) -> dict[str, str]:
         if rollout.enforce_eager is not False:
             # One small function of the sampler is compiled otherwise, which holds up the first step for seconds.
             variables["TORCH_COMPILE_DISABLE"] = "1"
+    else:
+        variables["TRITON_F32_DEFAULT"] = "ieee"  # attention in float32 is Triton's, which multiplies in TF32 otherwise
     return variables
 
 

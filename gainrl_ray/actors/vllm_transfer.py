@@ -163,10 +163,12 @@ class ObjectStoreTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             WeightSyncError: parameters of the model were not among the buckets, or experts not renewed; vLLM would keep
                 their old values. Or the numbers that it holds are not those that were announced.
         """
-        finalize_layerwise_reload(self.model, self.model_config)
         reading, self._reading = self._reading, None
-        if reading is not None:
-            reading.stop()
+        try:
+            finalize_layerwise_reload(self.model, self.model_config)
+        finally:
+            if reading is not None:
+                reading.stop()
         retie_head(self.model, tied=bool(self.model_config.hf_text_config.tie_word_embeddings))
         known = self._awaited & set(dict(self.model.named_parameters()))  # a tied head has no name of its own
         missing = known - self._loaded if self._loaded is not None else set()

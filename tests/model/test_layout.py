@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import small_model
+from small_models import LENGTHS, small_model, three_rows
 from tolerances import rounding
 
 from gainrl_ray.model.layout import lay_out, model_inputs
 from gainrl_ray.model.policy import PolicyModel, forward_micro_batch
-from gainrl_ray.types import LineKind, MicroBatch
+from gainrl_ray.types import LineKind
 
-LENGTHS, PROMPTS = (9, 6, 7), (5, 4, 4)
 FLASH, RENAMED = "flash_attention_2", "kernels-community/flash-attn2"  # its name where the package `kernels` brings it
 FAMILIES = [
     ("Qwen2", {}),
@@ -30,27 +29,6 @@ FAMILIES = [
     ("GPTNeoX", {}),
     ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
 ]
-
-
-def batch() -> MicroBatch:
-    """Three rows of their own lengths, padded with a token that must have no effect."""
-    rng, shape = np.random.default_rng(0), (3, 9)
-    token_ids, mask = np.full(shape, 3, dtype=np.int64), np.zeros(shape, dtype=bool)
-    for row, (length, prompt) in enumerate(zip(LENGTHS, PROMPTS, strict=True)):
-        token_ids[row, :length] = rng.integers(0, 90, length)
-        mask[row, prompt:length] = True
-    return MicroBatch(
-        token_ids=token_ids,
-        lengths=np.asarray(LENGTHS),
-        response_mask=mask,
-        token_weights=mask.astype(np.float32),
-        advantages=np.ones(3, dtype=np.float32),
-        generator_logprobs=np.zeros(shape, dtype=np.float32),
-        prefix_stop=np.asarray([2, 1, 1]),
-        question_stop=np.asarray([4, 3, 4]),
-        slots=np.asarray([4, -1, 2]),
-        packs=np.arange(3),
-    )
 
 
 def flash_attn_varlen_func(
@@ -116,7 +94,7 @@ def trained(kind: str, settings: dict[str, Any], attention: str, checkpointing: 
     model.config._attn_implementation = attention
     model.config._experts_implementation = "eager"  # the grouped product of experts takes no float64
     policy = PolicyModel(model, gradient_checkpointing=checkpointing).train()
-    output = forward_micro_batch(policy, policy, batch(), temperature=0.7, measure=True)
+    output = forward_micro_batch(policy, policy, three_rows(), temperature=0.7, measure=True)
     (output.logprobs * torch.arange(9) / 9).sum().backward()
     assert output.angles is not None
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
@@ -154,7 +132,7 @@ def test_a_renamed_kernel_and_recomputed_layers_are_given_the_same(
 def test_the_rows_bounds_are_those_that_transformers_would_find() -> None:
     from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
-    layout = lay_out(batch(), batch().response_mask, LineKind.END_TO_END)
+    layout = lay_out(three_rows(), three_rows().response_mask, LineKind.END_TO_END)
     inputs = model_inputs(layout, additive=None)
     assert "attention_mask" not in inputs
     bounds, longest = prepare_fa_kwargs_from_position_ids(inputs["position_ids"])

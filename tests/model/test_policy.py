@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import PROMPTS, small_model, three_rows
 from tolerances import assert_equal_but_for_rounding, rounding, roundings_in
 
 import gainrl_ray.model.policy as policy_module
@@ -18,52 +19,6 @@ from gainrl_ray.model.trials import head_is_plain
 from gainrl_ray.types import LineKind, MicroBatch, Prompt, Span
 
 TEMPERATURE = 0.7
-LENGTHS = (9, 6, 7)
-PROMPTS = (5, 4, 4)
-
-
-def _batch(slots: tuple[int, ...] = (4, -1, 2)) -> MicroBatch:
-    """Three sequences padded to 9; padding is token 3, which must have no effect."""
-    rng = np.random.default_rng(0)
-    shape = (3, 9)
-    token_ids, mask = np.full(shape, 3, dtype=np.int64), np.zeros(shape, dtype=bool)
-    for row, (length, prompt) in enumerate(zip(LENGTHS, PROMPTS, strict=True)):
-        token_ids[row, :length] = rng.integers(0, 90, length)
-        mask[row, prompt:length] = True
-    return MicroBatch(
-        token_ids=token_ids,
-        lengths=np.asarray(LENGTHS),
-        response_mask=mask,
-        token_weights=mask.astype(np.float32),
-        advantages=np.ones(3, dtype=np.float32),
-        generator_logprobs=np.zeros(shape, dtype=np.float32),
-        prefix_stop=np.asarray([2, 1, 1]),
-        question_stop=np.asarray([4, 3, 4]),
-        slots=np.asarray(slots),
-        packs=np.arange(3),
-    )
-
-
-def _model(kind: str, **settings: Any) -> Any:
-    import transformers
-
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=96,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=1,
-        **settings,
-    )
-    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
 
 
 def _forward(policy: PolicyModel, batch: MicroBatch, **options: Any) -> PolicyOutput:
@@ -94,10 +49,10 @@ def _expected(model: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor
     ],
 )
 def test_logprobs_are_those_of_all_logits(kind: str, settings: dict[str, Any], plain: bool) -> None:
-    model = _model(kind, **settings)
+    model = small_model(kind, **settings)
     assert head_is_plain(model) is plain
-    output = _forward(PolicyModel(model), _batch())
-    logprobs, entropy = _expected(model, _batch())
+    output = _forward(PolicyModel(model), three_rows())
+    logprobs, entropy = _expected(model, three_rows())
     assert_equal_but_for_rounding([output.logprobs, output.entropy], [logprobs, entropy], roundings_in(model))
     assert output.logprobs.dtype == torch.float32
     assert not output.entropy.requires_grad
@@ -107,8 +62,8 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
     found = []
     for logits in (1 << 26, 2 * 96):  # all responses at once; two tokens at a time, recomputed
         monkeypatch.setattr(policy_module, "LOGITS_OF_A_CHUNK", logits)
-        model = _model("Qwen2", tie_word_embeddings=True)
-        output = _forward(PolicyModel(model), _batch())
+        model = small_model("Qwen2", tie_word_embeddings=True)
+        output = _forward(PolicyModel(model), three_rows())
         (output.logprobs * torch.arange(9)).sum().backward()
         found.append((output.logprobs.detach(), [weight.grad for weight in model.parameters()]))
     for one, other in zip(*found, strict=True):
@@ -118,15 +73,15 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
 def test_gradient_checkpointing_changes_no_gradient() -> None:
     gradients = []
     for checkpointing in (False, True):
-        model = _model("Qwen2", tie_word_embeddings=True)
+        model = small_model("Qwen2", tie_word_embeddings=True)
         policy = PolicyModel(model, gradient_checkpointing=checkpointing).train()
-        _forward(policy, _batch(), measure=True).logprobs.sum().backward()
+        _forward(policy, three_rows(), measure=True).logprobs.sum().backward()
         gradients.append([weight.grad for weight in model.parameters()])
     assert_equal_but_for_rounding(gradients[0], gradients[1], roundings_in(model))
 
 
 def test_angles_are_those_of_the_prompt_alone() -> None:
-    model, batch = _model("Qwen2", tie_word_embeddings=True), _batch()
+    model, batch = small_model("Qwen2", tie_word_embeddings=True), three_rows()
     angles = _forward(PolicyModel(model), batch, measure=True).angles
     assert angles is not None
     assert angles.slots.tolist() == [4, 2]
@@ -144,9 +99,12 @@ def test_angles_are_those_of_the_prompt_alone() -> None:
 
 
 def test_prompt_only_measures_the_same_angles_and_runs_no_head() -> None:
-    model = _model("Qwen2", tie_word_embeddings=True)
+    model = small_model("Qwen2", tie_word_embeddings=True)
     policy = PolicyModel(model)
-    whole, alone = _forward(policy, _batch(), measure=True), _forward(policy, _batch(), measure=True, prompt_only=True)
+    whole, alone = (
+        _forward(policy, three_rows(), measure=True),
+        _forward(policy, three_rows(), measure=True, prompt_only=True),
+    )
     assert whole.angles is not None
     assert alone.angles is not None
     assert torch.equal(whole.angles.c_intra, alone.angles.c_intra)
@@ -154,15 +112,15 @@ def test_prompt_only_measures_the_same_angles_and_runs_no_head() -> None:
 
 
 def test_no_hook_stays_behind_and_unwanted_rows_cost_nothing() -> None:
-    model = _model("Qwen2", tie_word_embeddings=True)
+    model = small_model("Qwen2", tie_word_embeddings=True)
     policy = PolicyModel(model)
-    assert _forward(policy, _batch(slots=(-1, -1, -1)), measure=True).angles is None
-    _forward(policy, _batch(), measure=True)
+    assert _forward(policy, three_rows(slots=(-1, -1, -1)), measure=True).angles is None
+    _forward(policy, three_rows(), measure=True)
     assert not model.model.layers[-1].mlp._forward_pre_hooks
 
 
 def test_a_dummy_reaches_every_weight_with_a_gradient_of_zero() -> None:
-    model, batch = _model("Llama", tie_word_embeddings=False), _batch()
+    model, batch = small_model("Llama", tie_word_embeddings=False), three_rows()
     batch.response_mask[:] = False
     output = _forward(PolicyModel(model), batch)
     assert output.logprobs.abs().sum() == 0
@@ -171,18 +129,18 @@ def test_a_dummy_reaches_every_weight_with_a_gradient_of_zero() -> None:
 
 
 def test_dropout_is_switched_off() -> None:
-    model = _model("Qwen2", tie_word_embeddings=True, attention_dropout=0.5)
+    model = small_model("Qwen2", tie_word_embeddings=True, attention_dropout=0.5)
     policy = PolicyModel(model).train()
-    assert torch.equal(_forward(policy, _batch()).logprobs, _forward(policy, _batch()).logprobs)
+    assert torch.equal(_forward(policy, three_rows()).logprobs, _forward(policy, three_rows()).logprobs)
 
 
 @pytest.mark.parametrize("kind", ["Qwen2", "Gemma2"], ids=["by its head", "by its own logits"])
 def test_ids_without_a_token_have_no_part_in_the_distribution(kind: str) -> None:
-    model, unused = _model(kind, tie_word_embeddings=False), [3, 91, 92, 93, 94, 95]
+    model, unused = small_model(kind, tie_word_embeddings=False), [3, 91, 92, 93, 94, 95]
     with torch.no_grad():
         model.lm_head.weight[unused] *= 10
     model.register_buffer("unused_ids", torch.tensor(unused), persistent=False)
-    batch = _batch()
+    batch = three_rows()
     batch = replace(batch, token_ids=np.where(batch.token_ids == 3, 4, batch.token_ids))
     output = _forward(policy := PolicyModel(model), batch)
     (output.logprobs.sum()).backward()
@@ -207,7 +165,7 @@ def test_ids_without_a_token_have_no_part_in_the_distribution(kind: str) -> None
 
 def test_bfloat16_gives_float32_logprobs(tiny_model_config: ModelConfig) -> None:
     model = load_model(tiny_model_config, dtype="bfloat16")
-    output = _forward(PolicyModel(model), _batch(), measure=True)
+    output = _forward(PolicyModel(model), three_rows(), measure=True)
     assert output.logprobs.dtype == torch.float32
     assert output.angles is not None
     assert output.angles.c_intra.dtype == torch.float64
@@ -245,7 +203,7 @@ def _packed_batch() -> MicroBatch:
 def test_lines_change_neither_values_nor_gradients_nor_angles(lines: LineKind, kind: str, attention: str) -> None:
     found = []
     for each in (lines, LineKind.ROWS):
-        model = _model(kind, tie_word_embeddings=True, attn_implementation=attention)
+        model = small_model(kind, tie_word_embeddings=True, attn_implementation=attention)
         policy, batch = PolicyModel(model), _packed_batch()
         assert policy.lines is LineKind.PACKS
         policy.lines = each
@@ -281,7 +239,7 @@ def test_a_packed_line_holds_the_prompt_once() -> None:
 
 
 def test_a_line_of_all_rows_has_no_padding_and_no_mask() -> None:
-    batch = _batch()
+    batch = three_rows()
     layout = lay_out(batch, batch.response_mask, LineKind.END_TO_END)
     assert layout.token_ids.tolist() == [
         [*batch.token_ids[0, :9].tolist(), *batch.token_ids[1, :6].tolist(), *batch.token_ids[2, :7].tolist()]
