@@ -320,7 +320,8 @@ class SyncConfig(Node):
     """Longest wait for a weight update of an engine, s."""
     verify_every: NonNegativeInt = 10
     """Compare engine and learner at the first sync, the first broadcast and every n-th: the log-probabilities of a
-    prompt, and the weights' own contents where vLLM keeps their numbers; 0 = never."""
+    prompt, and the weights' own contents where vLLM keeps their numbers. And once, before a run does anything else,
+    on a small random model of the same architecture; 0 = never."""
     verify_tolerance: PositiveFloat | None = None
     """Largest allowed mean difference of the prompt's log-probabilities, nats, and a tenth of the largest single one;
     null = what rounding errors explain, measured on the learner each time."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gainrl_ray.actors.learner import MODEL_FOLDER
+from gainrl_ray.actors.model_check import same_function
 from gainrl_ray.actors.resources import budget, preflight, shortage, tell_processor
 from gainrl_ray.actors.run import Pipelines, TrainingRun
 from gainrl_ray.actors.session import cluster_supply
@@ -67,9 +68,9 @@ def train(config: Config, run_name: str, say: Say = print, pipelines: Pipelines 
     strategy_class(config.curriculum)
     storage = open_run(config, run_name)
     check_exports(config, storage, say)
-    tables = _tables(config, say)
     say(preflight(budget(config), cluster_supply(), config.ray.autoscaling))
     tell_processor(config, budget(config), say)
+    tables = _tables(config, say)
     has_begun = _steps_done(storage) > 0
     part = ensure_part(config, tables.train, tables.prompts, storage, started=has_begun, say=say)
     tables = replace(tables, train=part)
@@ -150,23 +151,30 @@ class Tables:
 
 
 def _tables(config: Config, say: Say) -> Tables:
+    """The problems, once the model is one that can be trained; what takes seconds to know of it is found out beside."""
     tokenizer = check_model(config.model)
     check_positions(config)
     prompts = PromptBuilder(tokenizer, config.data.prompt)
     storage = Storage(config.run.storage)
     tables = []
-    for name, source in (("train", config.data.train), ("held-out", config.data.heldout)):
-        table = prepare_problems(source, prompts=prompts, on_bad_row=config.data.on_bad_row, storage=storage)
-        say(f"{name}: {table.report}")
-        tables.append(table)
-    count, size = config.rollout.problems_per_step, part_size(config.data, len(tables[0]))
+    with same_function(config, say):
+        for name, source in (("train", config.data.train), ("held-out", config.data.heldout)):
+            table = prepare_problems(source, prompts=prompts, on_bad_row=config.data.on_bad_row, storage=storage)
+            say(f"{name}: {table.report}")
+            tables.append(table)
+        _check_window(config, len(tables[0]))
+    return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
+
+
+def _check_window(config: Config, problems: int) -> None:
+    """Raises ConfigError when a step wants more problems than there are."""
+    count, size = config.rollout.problems_per_step, part_size(config.data, problems)
     if count > size:
-        chosen = "" if size == len(tables[0]) else f", of which data.fraction and data.keep leave {size}"
+        chosen = "" if size == problems else f", of which data.fraction and data.keep leave {size}"
         raise ConfigError(
-            f"rollout.problems_per_step is {count} and data.train has {len(tables[0])} problems{chosen}: "
+            f"rollout.problems_per_step is {count} and data.train has {problems} problems{chosen}: "
             "lower the first or give more problems"
         )
-    return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 
 
 def _run(config: Config, run_name: str, tables: Tables, storage: Storage, say: Say, pipelines: Pipelines) -> bool:

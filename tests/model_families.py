@@ -89,13 +89,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def save_family(name: str, folder: Path) -> Path:
-    """A folder with a random model of the family and the built-in tokenizer."""
+def save_family(name: str, folder: Path, **others: Any) -> Path:
+    """A folder with a random model of the family, with some settings changed, and the built-in tokenizer."""
     from transformers import AutoConfig
 
     kind, settings = FAMILIES[name]
     sizes = {} if kind == "gpt2" else _SIZES
-    return save_random(AutoConfig.for_model(kind, **{**sizes, **settings}), folder)
+    return save_random(AutoConfig.for_model(kind, **{**sizes, **settings, **others}), folder)
 
 
 def save_random(config: Any, folder: Path) -> Path:
@@ -222,12 +222,9 @@ class Pair:
     def sync(self) -> None:
         """Through many buckets, so that a layer's weights come in several."""
         from gainrl_ray.actors.buckets import pack
-        from gainrl_ray.model.loading import named_as_on_disk
+        from gainrl_ray.model.loading import weights_as_on_disk
 
-        model = self.model
-        weights = ((name, parameter.detach()) for name, parameter in model.named_parameters())
-        named = (part for name, tensor in weights for part in named_as_on_disk(model, name, tensor))
-        self.engine.sync(1, pack(named, 1 << 14))
+        self.engine.sync(1, pack(weights_as_on_disk(self.model), 1 << 14))
 
     def learned(self, ids: Sequence[int] | None = None) -> tuple[float, ...]:
         from gainrl_ray.algo.batching import probe_batch

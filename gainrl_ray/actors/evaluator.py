@@ -16,7 +16,7 @@ from gainrl_ray.actors.weights import Probe, WeightStoreActor
 from gainrl_ray.config import Config, LoraConfig
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import DeadlineError
-from gainrl_ray.model.loading import load_model, named_as_on_disk
+from gainrl_ray.model.loading import load_model, weights_as_on_disk
 from gainrl_ray.model.policy import PolicyModel
 from gainrl_ray.model.probing import probe
 from gainrl_ray.storage import Storage
@@ -110,10 +110,9 @@ def _serving(config: Config, table: ProblemTable) -> Iterator[Generator]:
 def _publish(config: Config, store: Remote, probe_tokens: tuple[int, ...]) -> None:
     """Bring the model's weights into the store as version 0, with a probe to verify the engines by."""
     model = load_model(config.model.on_cpu, sequence_tokens=config.sequence_tokens)
-    weights = (part for name, tensor in model.named_parameters() for part in named_as_on_disk(model, name, tensor))
     policy = PolicyModel(model)
     logprobs, rounded = probe(policy, policy, probe_tokens)
     sync = config.sync
     sender = StoreSender(store, bucket_bytes=int(sync.bucket_mib * 2**20), deadline_s=sync.deadline_s)
     known = Probe(token_ids=probe_tokens, logprobs=logprobs, rounded=rounded, contents=contents(model.parameters()))
-    sender.send(0, 0, weights, known)
+    sender.send(0, 0, weights_as_on_disk(model), known)

@@ -19,7 +19,7 @@ from gainrl_ray.actors.transport import BroadcastSender, StoreSender
 from gainrl_ray.actors.weights import WeightStoreActor
 from gainrl_ray.config import Config
 from gainrl_ray.errors import BenchmarkError
-from gainrl_ray.model.loading import load_model, named_as_on_disk
+from gainrl_ray.model.loading import load_model, weights_as_on_disk
 
 COPY, PUT, PACK, SEND, PULL, LOAD, BROADCAST = "copy", "put", "pack", "send", "pull", "load", "broadcast"
 
@@ -29,11 +29,7 @@ class _Learner:
 
     def __init__(self, config: Config, store: Any) -> None:
         model = load_model(config.model)
-        self._weights = [
-            (name, weight.detach())
-            for full_name, tensor in model.named_parameters()
-            for name, weight in named_as_on_disk(model, full_name, tensor)
-        ]
+        self._weights = list(weights_as_on_disk(model))
         self._bucket_bytes = int(config.sync.bucket_mib * 2**20)
         limit_s = config.sync.deadline_s
         self._sender = StoreSender(

@@ -8,7 +8,7 @@ from typing import Any
 
 from gainrl_ray.config import Config, ModelConfig
 from gainrl_ray.errors import GainrlError, ModelError
-from gainrl_ray.model.loading import check_model, model_folder
+from gainrl_ray.model.loading import causal_config, check_model, model_folder
 from gainrl_ray.model.lora import add_adapters, save_adapter_config
 
 ADAPTER_FOLDER = "adapter"
@@ -48,7 +48,7 @@ def rehearse_export(config: Config) -> ExportSizes:
     """
     tokenizer = check_model(config.model)
     try:
-        model = _without_weights(config.model)
+        model = without_weights(config.model)
         if config.lora.rank:
             add_adapters(model, config.lora, seed=config.run.seed)
         with tempfile.TemporaryDirectory(prefix="gainrl-") as name:
@@ -67,13 +67,12 @@ def rehearse_export(config: Config) -> ExportSizes:
     return _sizes(model, config)
 
 
-def _without_weights(config: ModelConfig) -> Any:
+def without_weights(config: ModelConfig) -> Any:
     """The model with the settings of its folder; its parameters are on the meta device."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-    folder, revision = model_folder(config), config.revision or "main"
-    architecture = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=config.trust_remote_code)
+    folder, revision, architecture = model_folder(config), config.revision or "main", causal_config(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             architecture, dtype=getattr(torch, config.dtype), trust_remote_code=config.trust_remote_code

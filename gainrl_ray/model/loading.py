@@ -85,7 +85,7 @@ def load_model(config: ModelConfig, dtype: str | None = None, sequence_tokens: i
 
     disable_progress_bar()
 
-    architecture = _causal_config(config)
+    architecture = causal_config(config)
     loader: Any = AutoModelForCausalLM
     try:
         model, loaded = loader.from_pretrained(
@@ -124,7 +124,7 @@ def attention(config: ModelConfig) -> str:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    architecture = _causal_config(config)
+    architecture = causal_config(config)
     is_capped = getattr(architecture.get_text_config(), "attn_logit_softcapping", None) is not None
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(architecture), None)
     takes_sdpa = not is_capped and getattr(kind, "_supports_sdpa", True)
@@ -138,7 +138,7 @@ def ids_without_token(config: ModelConfig) -> tuple[int, ...]:
 
 def embedding_rows(config: ModelConfig) -> int:
     """The number of ids that the model knows. Raises ModelError unless it is a causal language model."""
-    return _causal_config(config).get_text_config().vocab_size
+    return causal_config(config).get_text_config().vocab_size
 
 
 def check_model(config: ModelConfig) -> Any:
@@ -186,7 +186,7 @@ def check_positions(config: Config) -> None:
 
     Without a word on the positions of models that stretch them (rope scaling): how far is for vLLM to say.
     """
-    text = _causal_config(config.model).get_text_config()
+    text = causal_config(config.model).get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     problem = disagreement(text, config.sequence_tokens)
     is_stretched = "factor" in str(getattr(text, "rope_parameters", None))
@@ -209,6 +209,12 @@ def named_as_on_disk(model: Any, name: str, tensor: Any) -> Iterator[tuple[str, 
         yield part, value.contiguous()
 
 
+def weights_as_on_disk(model: Any) -> Iterator[tuple[str, Any]]:
+    """Every weight of the model, tied ones once, as `named_as_on_disk` names it; shared with the model."""
+    for name, tensor in model.named_parameters():
+        yield from named_as_on_disk(model, name, tensor.detach())
+
+
 def pad_token_id(tokenizer: Any) -> int:
     """The id that fills padded positions: the tokenizer's pad, else its eos, else 0 (padding is masked anyway).
 
@@ -220,7 +226,7 @@ def pad_token_id(tokenizer: Any) -> int:
     return 0
 
 
-def _causal_config(config: ModelConfig) -> Any:
+def causal_config(config: ModelConfig) -> Any:
     """The transformers config of the model. Raises ModelError unless it is that of a causal language model."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -86,13 +86,18 @@ def few_blocks(model: Any) -> Iterator[None]:
         return
     owner, name = found
     blocks: Any = getattr(owner, name)
-    names = getattr(model.config.get_text_config(), "layer_types", None) or [None] * len(blocks)
-    kinds = [(of_layer, *_kind(block)) for of_layer, block in zip(names, blocks, strict=False)]
-    setattr(owner, name, blocks[: 1 + max(map(kinds.index, kinds))])
+    setattr(owner, name, blocks[: few(model, blocks)])
     try:
         yield
     finally:
         setattr(owner, name, blocks)
+
+
+def few(model: Any, blocks: Any) -> int:
+    """The number of the model's first decoder blocks among which is each kind of block."""
+    names = getattr(model.config.get_text_config(), "layer_types", None) or [None] * len(blocks)
+    kinds = [(of_layer, *_kind(block)) for of_layer, block in zip(names, blocks, strict=False)]
+    return 1 + max(map(kinds.index, kinds))
 
 
 def _kind(block: nn.Module) -> Iterator[tuple[Any, ...]]:
