@@ -82,9 +82,9 @@ class _Pair:
         on_cpu = not (config.rollout.gpus_per_engine and config.learner.gpus_per_worker)
         self._config, self._small = config, small
         self._device = "cpu" if on_cpu else "cuda"
-        self.length = max(2, min(config.sequence_tokens - 1, MOST_TOKENS, MOST_LOGITS // rows))
+        tokens = max(2, min(config.sequence_tokens - 1, MOST_TOKENS, MOST_LOGITS // rows))
         usable = np.setdiff1d(np.arange(rows), ids_without_token(small))
-        self._ids = np.random.default_rng(0).choice(usable, self.length).tolist()
+        self._ids = np.random.default_rng(0).choice(usable, tokens).tolist()
         self._policy = self._learner(self._small)
         rollout = {"tensor_parallel_size": 1, "colocated": False, "enforce_eager": True}
         self.engine = RolloutEngine(
@@ -102,51 +102,49 @@ class _Pair:
         model.base_model.do_not_compile = True
         return PolicyModel(model.to(self._device)).eval()
 
-    def agreement(self, tokens: int, policy: PolicyModel | None = None) -> Agreement:
-        """How far the engine is from the learner over the first `tokens` of the probe."""
-        ids = self._ids[:tokens]
-        logprobs, rounded = probe(policy or self._policy, policy or self._policy, ids)
-        return agreement(
-            self.engine.score(ids)[1:],
-            logprobs[1:],
-            [values[1:] for values in rounded],
-            dtype=self._small.dtype,
-        )
-
     def compared(self) -> Found:
         """Whether they agree with the folder's weights as each loads them, and once the engine has the learner's."""
-        loaded = self.agreement(self.length)
+        ids, policy, model = self._ids, self._policy, self._policy.language_model
+        logprobs, rounded = probe(policy, policy, ids)
+        known = Probe(token_ids=tuple(ids), logprobs=logprobs, rounded=rounded, contents=contents(model.parameters()))
+        loaded = self._agreement(known)
         if not loaded.holds:
             none = "No setting was found that mends it; gainrl_ray/model/README.md tells which families run"
-            return Found(problem=f"{_difference(loaded, self.length)}. {self.remedy() or none}")
-        policy, model = self._policy, self._policy.language_model
-        logprobs, rounded = probe(policy, policy, self._ids)
-        found = contents(model.parameters())
-        known = Probe(token_ids=tuple(self._ids), logprobs=logprobs, rounded=rounded, contents=found)
+            return Found(problem=f"{_difference(loaded, len(ids))}. {self._remedy() or none}")
         try:
             self.engine.sync(0, pack(weights_as_on_disk(model), int(self._config.sync.bucket_mib * 2**20)), known)
         except WeightSyncError as error:
             return Found(problem=f"its weights do not reach the engine as they are. {error}")
         blocks = model.config.get_text_config().num_hidden_layers
         return Found(
-            facts=f"{blocks} blocks with random weights, {self.length:,} tokens, {self._small.dtype}: "
+            facts=f"{blocks} blocks with random weights, {len(ids):,} tokens, {self._small.dtype}: "
             f"{loaded.mean:.1e} nats in the mean, {loaded.largest:.1e} at most"
         )
 
-    def remedy(self) -> str:
+    def _agreement(self, known: Probe) -> Agreement:
+        """How far the engine is from a learner whose log-probabilities are `known`."""
+        found, rounded = self.engine.score(known.token_ids), [values[1:] for values in known.rounded]
+        return agreement(found[1:], known.logprobs[1:], rounded, dtype=self._small.dtype)
+
+    def _agrees(self, policy: PolicyModel, tokens: int) -> bool:
+        """Whether the engine computes the same as `policy` over the first so many tokens of the probe."""
+        ids = self._ids[:tokens]
+        logprobs, rounded = probe(policy, policy, ids)
+        return self._agreement(Probe(token_ids=tuple(ids), logprobs=logprobs, rounded=rounded)).holds
+
+    def _remedy(self) -> str:
         """A sentence on the setting with which they agree; "" where none was found."""
         if self._small.attention != "eager":
             eager = self._learner(self._small.model_copy(update={"attention": "eager"}))
-            if self.agreement(self.length, eager).holds:
+            if self._agrees(eager, len(self._ids)):
                 return "With eager attention they agree: --model.attention=eager"
-        agreed = longest(lambda tokens: self.agreement(tokens).holds, self.length)
+        agreed = longest(lambda tokens: self._agrees(self._policy, tokens), len(self._ids))
         if not agreed:
             return ""
-        config = self._config
+        prompt, response = self._config.data.prompt.max_tokens, self._config.rollout.max_new_tokens
         return (
-            f"On sequences of up to {agreed:,} tokens they agree: lower data.prompt.max_tokens "
-            f"({config.data.prompt.max_tokens:,}) or rollout.max_new_tokens ({config.rollout.max_new_tokens:,}), "
-            "which together are the longest"
+            f"On sequences of up to {agreed:,} tokens they agree: lower data.prompt.max_tokens ({prompt:,}) or "
+            f"rollout.max_new_tokens ({response:,}), which together are the longest"
         )
 
 
