@@ -60,7 +60,7 @@ class EngineMemory:
 def learner_memory(shape: ModelShape, config: Config, *, ranks: int, on_gpu: bool) -> Memory:
     """What a learner rank of `ranks` holds under config.learner (ZeRO stage, offload, checkpointing).
 
-    Sizes are those of DeepSpeed 0.19.8 with torch's AdamW: `runtime/zero/stage_1_and_2.py`, `stage3.py`,
+    Sizes are those of DeepSpeed 0.19.8 with torch's fused AdamW: `runtime/zero/stage_1_and_2.py`, `stage3.py`,
     `bf16_optimizer.py` (stage 1 in bfloat16), `fp16/unfused_optimizer.py` (stage 0 in bfloat16).
     """
     learner = config.learner
@@ -80,8 +80,8 @@ def learner_memory(shape: ModelShape, config: Config, *, ranks: int, on_gpu: boo
         host += states + 4 * share + (width * share if stage < 3 else 0.0)
     else:
         held["optimizer"] = states
-        copied = stage == 3 or (width == 4 and stage > 0) or (width == 2 and stage == 0)
-        stepping["step"] = 4 * share * (2 if copied else 1)  # AdamW's root, and the gradient in one piece
+        if stage == 3 or (width == 4 and stage > 0) or (width == 2 and stage == 0):
+            stepping["step"] = 4 * share  # the gradient in one piece; fused AdamW itself needs nothing
     if stage == 3 and learner.offload_params == "cpu":
         host += held.pop("parameters")
     bucket = width * min(BUCKET_VALUES, count)

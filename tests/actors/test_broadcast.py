@@ -11,6 +11,7 @@ import pytest
 import ray
 import torch
 from ray.actor import ActorHandle
+from tolerances import of_built_in
 
 from gainrl_ray.actors.broadcast import Receivers, way
 from gainrl_ray.actors.buckets import Way
@@ -22,7 +23,7 @@ from gainrl_ray.config import Config, ModelConfig
 from gainrl_ray.types import Completion, SampleRequest, Sampling
 
 LIMIT_S = 120.0
-TOLERANCE = 1e-4  # nats, float32
+TOLERANCE = of_built_in()
 STALL_S = 30.0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from processes import is_running
+from tolerances import of_built_in
 
 from gainrl_ray.actors.buckets import WeightBucket, pack
 from gainrl_ray.actors.contents import contents
@@ -22,7 +23,7 @@ from gainrl_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from gainrl_ray.errors import EngineError, WeightSyncError
 from gainrl_ray.types import Completion, SampleRequest, Sampling
 
-TOLERANCE = 1e-4  # nats, mean of a probe's differences in float32; single ones may be ten times as large
+TOLERANCE = of_built_in()
 ROLLOUT = RolloutConfig(max_num_seqs=32, kv_cache_gib=0.25)
 MAX_MODEL_LEN = 512
 LIMIT_S = 300.0

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from tolerances import of_built_in
 
 from gainrl_ray.actors.buckets import WeightBucket, pack
 from gainrl_ray.actors.vllm_setup import environment
@@ -20,7 +21,7 @@ from gainrl_ray.types import Completion, SampleRequest, Sampling
 
 LORA = LoraConfig(rank=6, alpha=12.0, sync="adapter")  # vLLM has no room of exactly 6
 ROLLOUT = RolloutConfig(max_num_seqs=8, kv_cache_gib=0.25)
-TOLERANCE = 1e-4  # nats, float32
+TOLERANCE = of_built_in()
 LIMIT_S = 300.0
 PROMPT = tuple(torch.randint(10, 400, (70,), generator=torch.Generator().manual_seed(0)).tolist())
 

@@ -126,7 +126,7 @@ def test_a_shared_gpu_is_counted_once() -> None:
     lengths = assumed_lengths(shared, 500, 0.5, 200)
     found = predicted(shared, count=1)
     assert (found.gpus, found.shortages) == (1, ())
-    assert predicted(seven("--config", "one-gpu"), count=1).shortages[0].startswith("a learner needs 175.2 GiB")
+    assert predicted(seven("--config", "one-gpu"), count=1).shortages[0].startswith("a learner needs 153.4 GiB")
     two = own_splits(shared, SHAPE, cluster(2), lengths, ASSUMED)[1]
     assert (two[0], two[1].gpus, two[1].config.rollout.engines) == ("the same x 2", 2, 2)
     full = predicted(seven("--config", "one-gpu", "--rollout.gpu_memory_utilization=1"), count=1)
