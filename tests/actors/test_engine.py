@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from processes import is_running
-from tolerances import of_built_in
+from tolerances import assert_same_completions, of_built_in
 
 from gainrl_ray.actors.buckets import WeightBucket, pack
 from gainrl_ray.actors.contents import contents
@@ -480,23 +480,14 @@ def test_damaged_or_missing_weights_are_refused(tied: Client) -> None:
     assert largest(tied.call("score", tokens), tied.logprobs(tokens)) <= TOLERANCE
 
 
-def assert_alike(found: dict[str, Completion], expected: dict[str, Completion]) -> None:
-    """The same tokens; log-probabilities up to rounding, since products of other batches add up in another order."""
-    assert {name: each.token_ids for name, each in found.items()} == {
-        name: each.token_ids for name, each in expected.items()
-    }
-    for name, completion in found.items():
-        assert largest(completion.logprobs, expected[name].logprobs) <= TOLERANCE
-
-
 def test_the_same_seed_gives_the_same_completion_in_any_batch(tied: Client) -> None:
     tied.publish()
     asked = requests(16)
     together = tied.call("generate", asked, tied.version)
     backwards = tied.call("generate", asked[::-1], tied.version)
     alone = {key: value for r in asked[:4] for key, value in tied.call("generate", [r], tied.version).items()}
-    assert_alike(together, backwards)
-    assert_alike(alone, {request.request_id: together[request.request_id] for request in asked[:4]})
+    assert_same_completions(together, backwards)
+    assert_same_completions(alone, {request.request_id: together[request.request_id] for request in asked[:4]})
     assert len({completion.token_ids for completion in together.values()}) > 8, "seeds make no difference"
 
 
@@ -531,7 +522,7 @@ def test_an_engine_in_another_process_keeps_the_same_contract(
         tied.publish()
         other.publish(other.probe(tokens))
         first = other.call("generate", requests(4), other.version)
-        assert_alike(first, tied.call("generate", requests(4), tied.version))
+        assert_same_completions(first, tied.call("generate", requests(4), tied.version))
         other.change("embed_tokens")
         other.publish(other.probe(tokens))
         assert largest(other.call("score", tokens), other.logprobs(tokens)) <= TOLERANCE
