@@ -13,7 +13,7 @@ from gainrl_ray.errors import exit_status
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("runs and steps that are finished are kept, the same --name continues the comparison")
 def main(argv: list[str]) -> int:
     """The exit status: 0 when all runs ended or were stopped, 1 when one failed, 2 when the input cannot be used."""
     folder = Environment().caller_dir

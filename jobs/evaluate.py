@@ -10,7 +10,7 @@ from gainrl_ray.errors import exit_status
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("nothing was written, run it again")
 def main(argv: list[str]) -> None:
     """The exit status: 0 when the figures were printed, 2 when the input cannot be used."""
     base = Environment().caller_dir

@@ -11,7 +11,7 @@ from gainrl_ray.errors import exit_status
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("nothing was written, run it again")
 def main(argv: list[str]) -> None:
     """The exit status: 0, or 2 when the input cannot be used."""
     from gainrl_ray.planning.command import parse, plan

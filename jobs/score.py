@@ -14,7 +14,7 @@ from gainrl_ray.scoring_options import parse
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("blocks that are finished are kept, the same command continues")
 def main(argv: list[str]) -> None:
     """The exit status: 0 when what was asked is there, 2 when the input cannot be used."""
     base = Environment().caller_dir

@@ -13,7 +13,7 @@ from gainrl_ray.errors import exit_status
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("steps that are committed are kept, the same --run.name continues the run")
 def main(argv: list[str]) -> None:
     """The exit status: 0 when the run finished or was stopped with a commit, 2 when the input cannot be used."""
     base = Environment().caller_dir
