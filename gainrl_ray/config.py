@@ -361,6 +361,9 @@ class LossConfig(Node):
     """Probability ratio per token (PPO, GRPO) or per sequence (GSPO)."""
     importance_cap: PositiveFloat | None = 2.0
     """Cap of the truncated importance weights against generator_logprobs; null = no correction."""
+    uninformative: Literal["leave_out", "keep"] = "leave_out"
+    """Groups of equal rewards have no part in an update, nor in its normalisation (DAPO), or they `keep` their place in
+    the normalisation and their KL term (GRPO, Dr.GRPO, GSPO)."""
     truncated: Literal["count", "mask"] = "count"
     """Completions cut at max_new_tokens are trained (`count`) or left out of the loss (`mask`)."""
 

@@ -8,7 +8,8 @@ from gainrl_ray.config_node import Node
 
 
 class AllGroupsConfig(Node):
-    """Every group of the window is generated, once and whole; those without spread are left out of the update."""
+    """Every group of the window is generated, once and whole; loss.uninformative tells what becomes of those without
+    spread."""
 
     name: Literal["all"] = "all"
 

@@ -9,6 +9,8 @@ from typing import Any
 SILENCE_S = 8.0
 """The longest time without a word."""
 
+MANY_UNGRADED = 0.05
+
 
 @contextmanager
 def told(what: str, say: Callable[[str], None]) -> Iterator[None]:
@@ -36,7 +38,7 @@ def step_line(record: Mapping[str, Any], steps: int) -> str:
     mu = f" | mu {record['curriculum/mu']:.0f}" if record.get("curriculum/mu") is not None else ""
     line = (
         f"step {record['step']:>{len(str(steps))}}/{steps} | accuracy {record['accuracy']:.3f} | "
-        f"reward {record['reward']:.3f}{mu}{_groups(record)} | kl {_number(record.get('kl'))} | "
+        f"reward {record['reward']:.3f}{mu}{_groups(record)}{_ungraded(record)} | kl {_number(record.get('kl'))} | "
         f"{record['tokens_per_second']:,.0f} tok/s | {total:.1f} s ({parts})"
     )
     return line + (f"\n{evaluation_line(record)}" if "eval/accuracy" in record else "")
@@ -64,6 +66,12 @@ def _groups(record: Mapping[str, Any]) -> str:
     missing = record["missing_groups"]
     lacks = f", {missing} missing when the budget was used up" if missing else ""
     return f" | groups {record['accepted_groups']} of {record['generated_groups']}{lacks}"
+
+
+def _ungraded(record: Mapping[str, Any]) -> str:
+    """Completions that the reward function failed on, where they are many."""
+    shares = {name: record.get(f"outcome/{name}") or 0.0 for name in ("crash", "timeout")}
+    return "".join(f" | {name} {share:.0%} of grades" for name, share in shares.items() if share > MANY_UNGRADED)
 
 
 def _number(value: float | None) -> str:

@@ -57,17 +57,22 @@ class BenchmarkError(GainrlError, RuntimeError):
     """A measurement that did not come about: a peer cannot be installed, or a measured command failed."""
 
 
-def exit_status(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], int]:
-    """A job's `main` as its exit status: 0 for None, 130 for Ctrl-C, 2 after one line of an error raised on purpose."""
+def exit_status(kept: str) -> Callable[[Callable[[list[str]], int | None]], Callable[[list[str]], int]]:
+    """Makes of a job's `main` its exit status: 0 for None, 2 after one line of an error raised on purpose, 130 after
+    one line for Ctrl-C, which tells what is `kept`."""
 
-    @functools.wraps(main)
-    def status(argv: list[str]) -> int:
-        try:
-            return main(argv) or 0
-        except GainrlError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
+    def of(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], int]:
+        @functools.wraps(main)
+        def status(argv: list[str]) -> int:
+            try:
+                return main(argv) or 0
+            except GainrlError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            except KeyboardInterrupt:
+                print(f"interrupted: {kept}", file=sys.stderr)
+                return 130
 
-    return status
+        return status
+
+    return of

@@ -13,7 +13,7 @@ from gainrl_ray.errors import exit_status
 TRAIN_JOB = Path(__file__).with_name("train.py")
 
 
-@exit_status
+@exit_status("nothing was written, run it again")
 def main(argv: list[str]) -> None:
     """Print the figures and, with --json, write them to a file; the exit status, 2 when the input cannot be used."""
     options = _parser().parse_args(argv)

@@ -5,17 +5,18 @@ The comparison is continued when its --name exists."""
 import sys
 from pathlib import Path
 
-from gainrl_ray.cli import named_settings
-from gainrl_ray.comparing.command import parse
-from gainrl_ray.environment import Environment
 from gainrl_ray.errors import exit_status
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("runs and steps that are finished are kept, the same --name continues the comparison")
 def main(argv: list[str]) -> int:
     """The exit status: 0 when all runs ended or were stopped, 1 when one failed, 2 when the input cannot be used."""
+    from gainrl_ray.cli import named_settings
+    from gainrl_ray.comparing.command import parse
+    from gainrl_ray.environment import Environment
+
     folder = Environment().caller_dir
     comparison = parse(argv, presets=PRESETS, folder=folder)
     from gainrl_ray.actors.session import session

@@ -3,16 +3,17 @@
 import sys
 from pathlib import Path
 
-from gainrl_ray.cli import load_config, named_settings
-from gainrl_ray.environment import Environment
 from gainrl_ray.errors import exit_status
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("nothing was written, run it again")
 def main(argv: list[str]) -> None:
     """The exit status: 0 when the figures were printed, 2 when the input cannot be used."""
+    from gainrl_ray.cli import load_config, named_settings
+    from gainrl_ray.environment import Environment
+
     base = Environment().caller_dir
     config = load_config(argv, presets=PRESETS, base=base)
     from gainrl_ray.actors.session import session

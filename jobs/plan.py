@@ -5,15 +5,15 @@
 import sys
 from pathlib import Path
 
-from gainrl_ray.environment import Environment
 from gainrl_ray.errors import exit_status
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("nothing was written, run it again")
 def main(argv: list[str]) -> None:
     """The exit status: 0, or 2 when the input cannot be used."""
+    from gainrl_ray.environment import Environment
     from gainrl_ray.planning.command import parse, plan
 
     options, config = parse(argv, presets=PRESETS, base=Environment().caller_dir)

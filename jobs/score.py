@@ -6,17 +6,18 @@ on a sample of the problems, whether they say more than the prompts' lengths do.
 import sys
 from pathlib import Path
 
-from gainrl_ray.cli import named_settings
-from gainrl_ray.environment import Environment
 from gainrl_ray.errors import exit_status
-from gainrl_ray.scoring_options import parse
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("blocks that are finished are kept, the same command continues")
 def main(argv: list[str]) -> None:
     """The exit status: 0 when what was asked is there, 2 when the input cannot be used."""
+    from gainrl_ray.cli import named_settings
+    from gainrl_ray.environment import Environment
+    from gainrl_ray.scoring_options import parse
+
     base = Environment().caller_dir
     options, config = parse(argv, presets=PRESETS, base=base)
     from gainrl_ray.actors.session import session

@@ -6,16 +6,17 @@ import sys
 import time
 from pathlib import Path
 
-from gainrl_ray.cli import load_config, named_settings, preset_name
-from gainrl_ray.environment import Environment
 from gainrl_ray.errors import exit_status
 
 PRESETS = Path(__file__).parent / "configs"
 
 
-@exit_status
+@exit_status("steps that are committed are kept, the same --run.name continues the run")
 def main(argv: list[str]) -> None:
     """The exit status: 0 when the run finished or was stopped with a commit, 2 when the input cannot be used."""
+    from gainrl_ray.cli import load_config, named_settings, preset_name
+    from gainrl_ray.environment import Environment
+
     base = Environment().caller_dir
     config = load_config(argv, presets=PRESETS, base=base)
     run_name = config.run.name or f"{preset_name(argv)}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,6 +1,7 @@
 """The tree of settings: every shipped YAML loads, the papers' values stand, every field is explained."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -22,11 +23,14 @@ PAPER = [
     ("qwen2.5-math-7b-deepscaler", "Qwen/Qwen2.5-Math-7B-Instruct", 1024, 4, 1024, 3072, 1.0, 0.001),
     ("llama3.2-3b-deepscaler", "meta-llama/Llama-3.2-3B-Instruct", 1024, 4, 1024, 3000, 1.0, 0.001),
 ]  # fmt: skip
+KEEP: Any = {"uninformative": "keep"}
 LOSSES = {
-    "grpo": LossConfig(advantage_std=True, clip_low=0.2, clip_high=0.2, kl_coef=0.04, normalisation="sequence"),
-    "dr_grpo": LossConfig(advantage_std=False, clip_low=0.2, clip_high=0.2, kl_coef=0.0, normalisation="constant"),
+    "grpo": LossConfig(clip_low=0.2, clip_high=0.2, kl_coef=0.04, normalisation="sequence", **KEEP),
+    "dr_grpo": LossConfig(
+        advantage_std=False, clip_low=0.2, clip_high=0.2, kl_coef=0.0, normalisation="constant", **KEEP
+    ),
     "dapo": LossConfig(clip_low=0.2, clip_high=0.28, kl_coef=0.0, normalisation="token", truncated="mask"),
-    "gspo": LossConfig(clip_low=3e-4, clip_high=4e-4, kl_coef=0.0, normalisation="sequence", ratio="sequence"),
+    "gspo": LossConfig(clip_low=3e-4, clip_high=4e-4, kl_coef=0.0, normalisation="sequence", ratio="sequence", **KEEP),
 }
 
 
@@ -48,6 +52,7 @@ def test_the_papers_values(name, model, problems, updates, prompt, response, tem
     assert (config.learner.updates_per_step, config.data.prompt.max_tokens) == (updates, prompt)
     assert (config.rollout.max_new_tokens, config.rollout.temperature) == (response, temperature)
     assert (config.loss.kl_coef, config.optimizer.lr, config.optimizer.schedule) == (kl, 1e-6, "constant")
+    assert config.loss.uninformative == "keep", "as verl does, by which the paper trains"
     assert (config.run.steps, config.checkpoint.every, config.evaluation.every) == (200, 20, 5)
     assert config.curriculum == GainConfig(sigma=1000, mu_step_scale=1024)
 

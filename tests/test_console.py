@@ -38,3 +38,10 @@ def test_a_step_says_how_many_groups_it_has_and_lacks() -> None:
     assert "| reward 1.000 | groups 6 of 14 | kl - |" in step_line(record | groups, 5)
     lacking = step_line(record | groups | {"missing_groups": 2}, 5)
     assert "| groups 6 of 14, 2 missing when the budget was used up | kl" in lacking
+
+
+def test_a_step_says_how_many_completions_could_not_be_graded() -> None:
+    record = {"step": 5, "accuracy": 1.0, "reward": 1.0, "kl": None, "tokens_per_second": 1.0, "seconds/total": 1.0}
+    few, many = {"outcome/crash": 0.05, "outcome/timeout": 0.0}, {"outcome/crash": 0.25, "outcome/timeout": 0.125}
+    assert step_line(record | few, 5) == step_line(record, 5)
+    assert "| reward 1.000 | crash 25% of grades | timeout 12% of grades | kl" in step_line(record | many, 5)

@@ -9,7 +9,7 @@ from gainrl_ray.errors import ConfigError, exit_status
 def test_a_job_ends_with_its_status(
     answer: int | ConfigError | None, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @exit_status
+    @exit_status("what is written is kept")
     def main(argv: list[str]) -> int | None:
         assert argv == ["--help"]
         if isinstance(answer, ConfigError):
@@ -22,4 +22,13 @@ def test_a_job_ends_with_its_status(
 
 def test_an_error_that_was_not_foreseen_passes_through() -> None:
     with pytest.raises(ZeroDivisionError):
-        exit_status(lambda argv: 1 // len(argv))([])
+        exit_status("nothing")(lambda argv: 1 // len(argv))([])
+
+
+def test_an_interrupted_job_tells_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    @exit_status("finished blocks are kept")
+    def main(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    assert main([]) == 130
+    assert capsys.readouterr() == ("", "interrupted: finished blocks are kept\n")

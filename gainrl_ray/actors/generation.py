@@ -122,6 +122,7 @@ class Generator:
             futures[number] = self._threads.submit(self._graded, group)
         generated = time.monotonic()
         groups = tuple(_result(futures[number], self._config) for number in range(len(asks)))
+        self._runner.check()
         return Round(groups=groups, generate_s=generated - started, grade_s=time.monotonic() - generated)
 
     def evaluate(self, table: ProblemTable, version: int) -> dict[str, float]:
@@ -195,6 +196,7 @@ class Generator:
         whole = dict(self._whole_groups(requests, version, self._config.rollout.request_deadline_s))
         items = [(c.text, table.problem(row).answer) for row in rows for c in whole[row]]
         grades = self._runner.grade(items)
+        self._runner.check()
         grouped = [grades[i * samples : (i + 1) * samples] for i in range(len(rows))]
         return grouped, [whole[row] for row in rows]
 

@@ -24,6 +24,7 @@ class _Row:
     order: tuple[int, int]  # (slot, sample): breaks ties between equal lengths
     advantage: float = 0.0
     token_weight: float = 0.0
+    is_idle: bool = False  # it counts in the normalisation, and has no gradient of its own
 
     @property
     def prompt_tokens(self) -> int:
@@ -60,23 +61,24 @@ def build_rank_batches(
 ) -> tuple[RankBatch, ...]:
     """What each rank trains in this step, one RankBatch per rank.
 
-    Groups whose rewards differ are split, in order, into `updates_per_step` near-equal optimizer updates (fewer
-    when there are fewer such groups). The others are left out of the updates; with `measure_all` each of them has
-    a prompt-only row in `measure`. Completions cut at max_new_tokens are left out when loss.truncated is "mask",
-    though their rewards stay in their group's mean; so are completions of no tokens.
+    Groups are split, in order, into `updates_per_step` near-equal optimizer updates (fewer when there are fewer
+    groups): those whose rewards differ, or all with loss.uninformative "keep". The others then count in the
+    normalisation, and are trained where loss.kl_coef gives them a gradient; an update of idle groups alone is left out.
+    With `measure_all` each group that is not trained has a prompt-only row in `measure`. Completions cut at
+    max_new_tokens are left out when loss.truncated is "mask", though their rewards stay in their group's mean; so are
+    completions of no tokens.
 
-    The token weights of an update sum to 1 over all ranks (normalisation "token" and "sequence"), or to
-    trained tokens / (sequences * max_new_tokens) ("constant"); they, and the set of sequences, do not depend on
-    `ranks`, `microbatch_tokens` or `pack_tokens`. Completions of a problem are packed behind their common prompt as
+    The token weights of an update, those of idle groups among them, sum to 1 over all ranks (normalisation "token" and
+    "sequence"), or to tokens / (sequences * max_new_tokens) ("constant"); they, and the set of sequences, do not depend
+    on `ranks`, `microbatch_tokens` or `pack_tokens`. Completions of a problem are packed behind their common prompt as
     long as prompt and completions together are at most `pack_tokens`. A micro-batch has at most `microbatch_tokens`
     tokens, the prompt of a pack counted once and padding included where lines are `padded` to the longest, unless one
     pack alone is longer. Each slot has its angle measured on exactly one row.
     """
-    trained = [rows for group in groups if (rows := _trained_rows(group, loss))]
-    updates = [
-        _schedule(_packs(_weighted(rows, loss, max_new_tokens), pack_tokens), ranks, microbatch_tokens, padded)
-        for rows in _split(trained, updates_per_step)
-    ]
+    counted = [rows for group in groups if (rows := _counted_rows(group, loss))]
+    weighted = [_weighted(rows, loss, max_new_tokens) for rows in _split(counted, updates_per_step)]
+    trained = [rows for part in weighted if (rows := [row for row in part if not row.is_idle])]
+    updates = [_schedule(_packs(rows, pack_tokens), ranks, microbatch_tokens, padded) for rows in trained]
     left_out = _packs(_left_out(groups, trained) if measure_all else [], 0)
     measured = _schedule(left_out, ranks, microbatch_tokens, padded)
     return tuple(
@@ -109,9 +111,10 @@ def probe_batch(token_ids: Sequence[int]) -> MicroBatch:
     )
 
 
-def _trained_rows(graded: GradedGroup, loss: LossConfig) -> list[_Row]:
-    """The rows of a group that are trained, the first of them carrying the slot; empty for equal rewards."""
-    if not is_informative(graded.rewards):
+def _counted_rows(graded: GradedGroup, loss: LossConfig) -> list[_Row]:
+    """The rows of a group that count in an update, the first of them carrying the slot."""
+    has_signal = is_informative(graded.rewards)
+    if not has_signal and loss.uninformative == "leave_out":
         return []
     group = graded.group
     advantages = group_advantages(graded.rewards, loss.advantage_std)
@@ -127,14 +130,15 @@ def _trained_rows(graded: GradedGroup, loss: LossConfig) -> list[_Row]:
             slot=group.slot if sample == kept[0] else -1,
             order=(group.slot, sample),
             advantage=float(advantages[sample]),
+            is_idle=not has_signal and not loss.kl_coef,
         )
         for sample in kept
     ]
 
 
 def _left_out(groups: Sequence[GradedGroup], trained: list[list[_Row]]) -> list[_Row]:
-    """A prompt-only row of every group that is not trained."""
-    slots = {rows[0].slot for rows in trained}
+    """A prompt-only row of every group of which nothing is trained; trained: the rows of each update."""
+    slots = {row.slot for rows in trained for row in rows}
     return [
         _Row(prompt=graded.group.prompt, completion=None, slot=graded.group.slot, order=(graded.group.slot, 0))
         for graded in groups
@@ -142,11 +146,11 @@ def _left_out(groups: Sequence[GradedGroup], trained: list[list[_Row]]) -> list[
     ]
 
 
-def _split(trained: list[list[_Row]], parts: int) -> list[list[_Row]]:
+def _split(counted: list[list[_Row]], parts: int) -> list[list[_Row]]:
     """The rows of each optimizer update: whole groups, in order; as many parts as asked for, or one per group."""
-    parts = min(parts, len(trained))
-    bounds = [len(trained) * part // parts for part in range(parts + 1)] if parts else []
-    return [[row for rows in trained[a:b] for row in rows] for a, b in pairwise(bounds)]
+    parts = min(parts, len(counted))
+    bounds = [len(counted) * part // parts for part in range(parts + 1)] if parts else []
+    return [[row for rows in counted[a:b] for row in rows] for a, b in pairwise(bounds)]
 
 
 def _weighted(rows: list[_Row], loss: LossConfig, max_new_tokens: int) -> list[_Row]:

@@ -87,6 +87,8 @@ def draw_window(lengths: Lengths, config: Config, step: int) -> Window:
     rng = coordinate_rng(config.run.seed, "plan", step)
     completions = lengths.draw(rollout.problems_per_step, rollout.group_size, rollout.max_new_tokens, rng)
     count = round(lengths.informative * rollout.problems_per_step)
+    if config.loss.uninformative == "keep" and config.loss.kl_coef:
+        count = rollout.problems_per_step
     trained = np.arange(rollout.problems_per_step) < max(1, count)
     return Window(round(lengths.prompt), completions, trained)
 

@@ -36,6 +36,7 @@ class RewardRunner:
         self._lock = threading.Lock()
         self._closed = False
         self._tracebacks: set[str] = set()
+        self._first_crash = ""
         memory = None if config.memory_gib is None else int(config.memory_gib * 2**30)
         folders = [str(Environment().caller_dir)]
         self._workers = [
@@ -84,6 +85,16 @@ class RewardRunner:
             self._counts.update(grade.outcome for grade in grades)
         return grades
 
+    def check(self) -> None:
+        """Nothing; raises ConfigError, with the first crash in full, when every grade so far was a crash."""
+        with self._lock:
+            count, crashes, first = self._counts.total(), self._counts[Outcome.CRASH], self._first_crash
+        if crashes and crashes == count:
+            raise ConfigError(
+                f"reward.function {self._config.function!r} failed on all of the first {count} completions, so nothing "
+                f"could be learned. The first time:\n{first.strip()}"
+            )
+
     def close(self) -> None:
         """Kill the processes; a `grade` under way raises GainrlError. Calling it again does nothing."""
         with self._lock:
@@ -111,6 +122,7 @@ class RewardRunner:
             if self._closed:
                 raise GainrlError("this RewardRunner is closed: make a new one") from event
             logger.error("the grader crashed: %s; the completion ends in %r", event, completion[-200:])
+            self._first_crash = self._first_crash or f"{event}; the completion ends in {completion[-200:]!r}"
             return self._from_outcome(Outcome.CRASH)
         finally:
             self._idle.put(worker)
@@ -132,6 +144,7 @@ class RewardRunner:
         """Log a grader's traceback in full when it is new, as one line when it was logged before."""
         with self._lock:
             known = text in self._tracebacks
+            self._first_crash = self._first_crash or text
             if len(self._tracebacks) < REMEMBERED_TRACEBACKS:
                 self._tracebacks.add(text)
         if known:

@@ -1,11 +1,13 @@
 """Rounds of requests, with real grading and a pool that answers from memory."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from gainrl_ray.actors.generation import Ask, Generator
 from gainrl_ray.config import Config
+from gainrl_ray.errors import ConfigError
 from gainrl_ray.types import Completion, Outcome, Problem, Prompt, SampleRequest, Span
 
 
@@ -68,3 +70,15 @@ def test_a_round_holds_rests_and_screenings_and_keeps_every_seed(parts: tuple[Ge
     assert {key: whole[key] for key in seeds} == seeds and len(set(whole.values())) == 8
     _, later = ask(4, Ask(slot=0, row=70, samples=range(4)))
     assert not set(later.values()) & set(whole.values())
+
+
+def test_a_reward_function_that_never_works_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_reward.py").write_text("def reward(completion, answer):\n    return [1.0]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = Config.model_validate({"reward": {"function": "broken_reward:reward"}})
+    generator = Generator(config, Pool())  # type: ignore[arg-type]
+    try:
+        with pytest.raises(ConfigError, match=r"broken_reward:reward' failed on all of the first 4 completions"):
+            generator.round(0, [Ask(slot=0, row=3, samples=range(4))], Table(), 0, deadline_s=60.0)  # type: ignore[arg-type]
+    finally:
+        generator.close()

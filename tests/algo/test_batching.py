@@ -201,6 +201,42 @@ def test_no_group_with_signal_makes_no_update() -> None:
         assert len(rank.measure) == 1
 
 
+EQUAL, DIFFERENT = ([1.0, 1.0], [3, 4]), ([1.0, 0.0], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "weights"),
+    [("token", [1 / 10, 1 / 10]), ("sequence", [1 / 4, 1 / 8]), ("constant", [1 / 40, 1 / 40])],
+)
+def test_groups_that_are_kept_count_in_the_normalisation(normalisation, weights: list[float]) -> None:
+    """Four sequences of 1, 2, 3 and 4 tokens, of which the last two have equal rewards."""
+    loss = LossConfig(uninformative="keep", normalisation=normalisation)
+    (rank,) = _build([_group(0, *DIFFERENT), _group(1, *EQUAL)], loss=loss)
+    ((batch,),) = rank.updates
+    assert sorted(batch.lengths.tolist()) == [7, 8], "the others' gradient is zero: they need no pass"
+    found = {int(length) - 6: float(row.max()) for length, row in zip(batch.lengths, batch.token_weights, strict=True)}
+    assert [found[1], found[2]] == pytest.approx(weights, rel=1e-6)
+    (measured,) = rank.measure
+    assert measured.slots.tolist() == [1]
+
+
+def test_groups_that_are_kept_have_their_kl_term() -> None:
+    loss = LossConfig(uninformative="keep", kl_coef=0.1)
+    (rank,) = _build([_group(0, *DIFFERENT), _group(1, *EQUAL)], loss=loss, microbatch_tokens=400)
+    ((batch,),) = rank.updates
+    assert batch.token_weights.sum() == pytest.approx(1.0)
+    assert [batch.advantages[batch.lengths == length].item() for length in (9, 10)] == [0.0, 0.0]
+    assert sorted(batch.slots[batch.slots >= 0].tolist()) == [0, 1]
+    assert rank.measure == ()
+
+
+def test_an_update_without_a_gradient_is_left_out() -> None:
+    groups = [_group(0, *EQUAL), _group(1, *DIFFERENT)]
+    assert len(_build(groups, loss=LossConfig(uninformative="keep"), updates_per_step=2)[0].updates) == 1
+    kept = _build(groups, loss=LossConfig(uninformative="keep", kl_coef=0.1), updates_per_step=2)
+    assert len(kept[0].updates) == 2
+
+
 def test_updates_split_the_groups_in_order_into_near_equal_parts() -> None:
     groups = [_group(slot, [1.0, 0.0], [2, 2]) for slot in range(5)]
     (rank,) = _build(groups, updates_per_step=2)

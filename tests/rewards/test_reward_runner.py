@@ -133,6 +133,22 @@ def test_every_item_gets_one_grade_whatever_its_neighbours_do(runner: RewardRunn
     assert "SIGSEGV" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("completion", "reason"), [("raise", "KeyError: 'the grader is broken'"), ("exit", "exit status 3; the completion")]
+)
+def test_a_function_that_never_works_is_told_with_its_first_failure(graders: str, completion: str, reason: str) -> None:
+    runner = RewardRunner(RewardConfig(function=f"{graders}:reward"))
+    try:
+        runner.check()
+        runner.grade([(completion, ""), ("segfault", "")])
+        with pytest.raises(ConfigError, match=rf"failed on all of the first 2 completions(?s:.*){reason}"):
+            runner.check()
+        runner.grade([("0.5", "")])
+        runner.check()
+    finally:
+        runner.close()
+
+
 def test_a_repeated_traceback_is_logged_in_full_once(runner: RewardRunner, caplog) -> None:
     with caplog.at_level(logging.INFO):
         runner.grade([("number one", "")] * 3)
