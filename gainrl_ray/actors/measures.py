@@ -9,6 +9,7 @@ import pyarrow as pa
 from gainrl_ray.algo.batching import build_rank_batches
 from gainrl_ray.algo.projection import sign_matrix
 from gainrl_ray.config import LossConfig
+from gainrl_ray.data.chat import turns_of
 from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
 from gainrl_ray.errors import DataError
 from gainrl_ray.model.embedding import question_means
@@ -23,7 +24,7 @@ from gainrl_ray.types import Completion, Grade, GradedGroup, Outcome, Problem, P
 class Measure(ABC):
     """One kind of scoring pass; crosses processes as its settings."""
 
-    columns: ClassVar[tuple[str, ...]] = ("question",)
+    columns: ClassVar[tuple[str, ...]] = ("question", "turns")
     """What it reads of a problem beside its row and problem_id."""
 
     def load(self, model: Any) -> Any:
@@ -76,7 +77,7 @@ class GoldMeasure(Measure):
     """The likelihood of the reference answer after the text `before`."""
 
     before: str
-    columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    columns: ClassVar[tuple[str, ...]] = ("question", "turns", "answer")
 
     def load(self, model: Any) -> PolicyModel:
         """The model that gives log-probabilities."""
@@ -104,7 +105,7 @@ class GradientMeasure(Measure):
     temperature: float
     max_new_tokens: int
     pack_tokens: int
-    columns: ClassVar[tuple[str, ...]] = ("question", "completions", "is_whole", "rewards")
+    columns: ClassVar[tuple[str, ...]] = ("question", "turns", "completions", "is_whole", "rewards")
 
     def load(self, model: Any) -> GradientProjector:
         """The model with hooks on its last linear layers."""
@@ -142,8 +143,10 @@ class GradientMeasure(Measure):
 
 def build_prompts(problems: pa.Table, prompts: PromptBuilder) -> list[Prompt]:
     """The prompts of a block. Raises: DataError for a question without one."""
-    rows = zip(problems["problem_id"].to_pylist(), problems["question"].to_pylist(), strict=True)
-    wanted = [Problem(id=problem_id, question=question, answer="", source="") for problem_id, question in rows]
+    rows = zip(*(problems[name].to_pylist() for name in ("problem_id", "question", "turns")), strict=True)
+    wanted = [
+        Problem(id=name, question=text, answer="", source="", turns=turns_of(turns)) for name, text, turns in rows
+    ]
     built = []
     for problem, prompt in zip(wanted, prompts.build_all(wanted), strict=True):
         if isinstance(prompt, RefusedPrompt):

@@ -8,6 +8,7 @@ from typing import Any
 
 from gainrl_ray.config import PromptConfig
 from gainrl_ray.errors import DataError
+from gainrl_ray.types import Turn
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}\n\n"
@@ -22,6 +23,8 @@ _TEMPLATE_DATE = datetime(2024, 7, 26)
 
 # Two questions that no template contains. Their mixed case and digits make a template that rewrites questions show.
 _SENTINELS = ("Zq7vKwXj3pH", "mB5tRyUc8fLd2")
+
+_KEPT_BORDERS = 4096  # of different turns before a question
 
 _NO_SYSTEM = "data.prompt.system=null (what it says can stand in data.prompt.instruction)"
 _NO_EXAMPLE = "data.prompt.example_question=null and data.prompt.example_answer=null"
@@ -42,21 +45,38 @@ class ChatTemplate:
         self.text = self._chosen()
         """The template itself."""
         self._arguments = self._checked_arguments()
-        self.before, self.after = self._borders()
+        self._found: dict[tuple[Turn, ...], tuple[str, str]] = {}
+        self.before, self.after = self.borders(())
         self._check_parts()
 
-    def render(self, questions: Sequence[str]) -> list[str]:
-        """The prompts' texts. Raises DataError for what the template refuses."""
+    def render(self, questions: Sequence[tuple[tuple[Turn, ...], str]]) -> list[str]:
+        """The texts of prompts, each of turns and a question. Raises DataError for what the template refuses."""
         try:
             return self._render(questions, self._config)
         except Exception as error:  # templates raise whatever they like
+            remedy = _OTHER if any(turns for turns, _ in questions) else self._remedy()
             raise DataError(
-                f"the chat template refuses the prompt ({type(error).__name__}: {error}): {self._remedy()}"
+                f"the chat template refuses the prompt ({type(error).__name__}: {error}): {remedy}"
             ) from error
 
-    def _render(self, questions: Sequence[str], config: PromptConfig) -> list[str]:
+    def borders(self, turns: tuple[Turn, ...]) -> tuple[str, str]:
+        """What the template writes before and after a question that these turns lead up to.
+
+        Raises: DataError for turns that the template refuses or leaves out.
+        """
+        if turns not in self._found:
+            before, after = self._borders(turns)
+            for role, content in turns:
+                if role != "assistant" and content.strip() not in before:  # reasoning of earlier answers may go
+                    raise DataError(_lost(f"the turn of role {role!r}", f"leave it out of the data, or {_OTHER}"))
+            if len(self._found) >= _KEPT_BORDERS:
+                self._found.clear()
+            self._found[turns] = before, after
+        return self._found[turns]
+
+    def _render(self, questions: Sequence[tuple[tuple[Turn, ...], str]], config: PromptConfig) -> list[str]:
         return self._tokenizer.apply_chat_template(
-            [_messages(question, config) for question in questions],
+            [_messages(turns, question, config) for turns, question in questions],
             chat_template=self.text,
             tokenize=False,
             add_generation_prompt=True,
@@ -73,7 +93,7 @@ class ChatTemplate:
             (without_system | without_example, f"set {_NO_SYSTEM}, {_NO_EXAMPLE}"),
         ):
             try:
-                self._render(_SENTINELS, self._config.model_copy(update=changes))
+                self._render([((), sentinel) for sentinel in _SENTINELS], self._config.model_copy(update=changes))
             except Exception:
                 continue
             return remedy
@@ -113,10 +133,10 @@ class ChatTemplate:
             own["bos_token"] = self._tokenizer.bos_token if begins else ""
         return own | given
 
-    def _borders(self) -> tuple[str, str]:
-        """What the template writes before and after a question."""
+    def _borders(self, turns: tuple[Turn, ...]) -> tuple[str, str]:
         found = []
-        for sentinel, text in zip(_SENTINELS, self.render(_SENTINELS), strict=True):
+        texts = self.render([(turns, sentinel) for sentinel in _SENTINELS])
+        for sentinel, text in zip(_SENTINELS, texts, strict=True):
             if text.count(sentinel) != 1:
                 raise DataError(
                     f"the chat template writes the question {text.count(sentinel)} times where once was expected, so "
@@ -157,13 +177,18 @@ class ChatTemplate:
             raise DataError(_lost("data.prompt.instruction", f"set it to '', or {_OTHER}"))
 
 
-def _messages(question: str, config: PromptConfig) -> list[dict[str, str]]:
+def _messages(turns: tuple[Turn, ...], question: str, config: PromptConfig) -> list[dict[str, str]]:
+    """A system turn of the problem's own takes the place of the configured one."""
     messages = []
-    if config.system is not None:
+    if turns and turns[0][0] == "system":
+        messages.append({"role": "system", "content": turns[0][1]})
+        turns = turns[1:]
+    elif config.system is not None:
         messages.append({"role": "system", "content": config.system})
     if config.example_question is not None and config.example_answer is not None:
         messages.append({"role": "user", "content": config.example_question + config.instruction})
         messages.append({"role": "assistant", "content": config.example_answer})
+    messages += [{"role": role, "content": content} for role, content in turns]
     messages.append({"role": "user", "content": question + config.instruction})
     return messages
 
