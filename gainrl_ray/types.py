@@ -29,10 +29,6 @@ class Span(NamedTuple):
         return self.stop - self.start
 
 
-Turn = tuple[str, str]
-"""Role and content of a message."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """A question with its reference answer."""
@@ -41,7 +37,7 @@ class Problem:
     question: str
     answer: str
     source: str  # where it came from, for example "arithmetic/level3" or a file name
-    turns: tuple[Turn, ...] = ()  # what a chat holds before the question
+    turns: str = ""  # of a chat, the messages before the question: a JSON list of objects with role and content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

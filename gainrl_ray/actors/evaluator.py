@@ -14,7 +14,6 @@ from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.transport import StoreSender
 from gainrl_ray.actors.weights import Probe, WeightStoreActor
 from gainrl_ray.config import Config, LoraConfig
-from gainrl_ray.data.chat import turns_text
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.errors import DeadlineError
 from gainrl_ray.model.loading import load_model, weights_as_on_disk
@@ -78,7 +77,7 @@ def _sampled(generator: Generator, table: ProblemTable, rows: Sequence[int], sam
             "row": pa.array(rows, pa.int64()),
             "problem_id": [problem.id for problem in problems],
             "question": [problem.question for problem in problems],
-            "turns": [turns_text(problem.turns) for problem in problems],
+            "turns": [problem.turns for problem in problems],
             "completions": pa.array(
                 [[c.token_ids for c in group] for group, _ in found], pa.list_(pa.list_(pa.int32()))
             ),

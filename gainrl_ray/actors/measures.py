@@ -9,7 +9,6 @@ import pyarrow as pa
 from gainrl_ray.algo.batching import build_rank_batches
 from gainrl_ray.algo.projection import sign_matrix
 from gainrl_ray.config import LossConfig
-from gainrl_ray.data.chat import turns_of
 from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
 from gainrl_ray.errors import DataError
 from gainrl_ray.model.embedding import question_means
@@ -144,9 +143,7 @@ class GradientMeasure(Measure):
 def build_prompts(problems: pa.Table, prompts: PromptBuilder) -> list[Prompt]:
     """The prompts of a block. Raises: DataError for a question without one."""
     rows = zip(*(problems[name].to_pylist() for name in ("problem_id", "question", "turns")), strict=True)
-    wanted = [
-        Problem(id=name, question=text, answer="", source="", turns=turns_of(turns)) for name, text, turns in rows
-    ]
+    wanted = [Problem(id=name, question=text, answer="", source="", turns=turns) for name, text, turns in rows]
     built = []
     for problem, prompt in zip(wanted, prompts.build_all(wanted), strict=True):
         if isinstance(prompt, RefusedPrompt):

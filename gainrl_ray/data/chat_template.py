@@ -1,6 +1,7 @@
 """The text around a question: the tokenizer's chat template, the plain one or a user's own, and what it must keep."""
 
 import inspect
+import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,7 +9,6 @@ from typing import Any
 
 from gainrl_ray.config import PromptConfig
 from gainrl_ray.errors import DataError
-from gainrl_ray.types import Turn
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}\n\n"
@@ -45,11 +45,11 @@ class ChatTemplate:
         self.text = self._chosen()
         """The template itself."""
         self._arguments = self._checked_arguments()
-        self._found: dict[tuple[Turn, ...], tuple[str, str]] = {}
-        self.before, self.after = self.borders(())
+        self._found: dict[str, tuple[str, str]] = {}
+        self.before, self.after = self.borders("")
         self._check_parts()
 
-    def render(self, questions: Sequence[tuple[tuple[Turn, ...], str]]) -> list[str]:
+    def render(self, questions: Sequence[tuple[str, str]]) -> list[str]:
         """The texts of prompts, each of turns and a question. Raises DataError for what the template refuses."""
         try:
             return self._render(questions, self._config)
@@ -59,22 +59,24 @@ class ChatTemplate:
                 f"the chat template refuses the prompt ({type(error).__name__}: {error}): {remedy}"
             ) from error
 
-    def borders(self, turns: tuple[Turn, ...]) -> tuple[str, str]:
+    def borders(self, turns: str) -> tuple[str, str]:
         """What the template writes before and after a question that these turns lead up to.
 
         Raises: DataError for turns that the template refuses or leaves out.
         """
         if turns not in self._found:
             before, after = self._borders(turns)
-            for role, content in turns:
-                if role != "assistant" and content.strip() not in before:  # reasoning of earlier answers may go
-                    raise DataError(_lost(f"the turn of role {role!r}", f"leave it out of the data, or {_OTHER}"))
+            for turn in _parsed(turns):
+                if (
+                    turn["role"] != "assistant" and turn["content"].strip() not in before
+                ):  # of answers, reasoning may go
+                    raise DataError(_lost(f"a turn of role {turn['role']!r}", f"leave it out of the data, or {_OTHER}"))
             if len(self._found) >= _KEPT_BORDERS:
                 self._found.clear()
             self._found[turns] = before, after
         return self._found[turns]
 
-    def _render(self, questions: Sequence[tuple[tuple[Turn, ...], str]], config: PromptConfig) -> list[str]:
+    def _render(self, questions: Sequence[tuple[str, str]], config: PromptConfig) -> list[str]:
         return self._tokenizer.apply_chat_template(
             [_messages(turns, question, config) for turns, question in questions],
             chat_template=self.text,
@@ -93,7 +95,7 @@ class ChatTemplate:
             (without_system | without_example, f"set {_NO_SYSTEM}, {_NO_EXAMPLE}"),
         ):
             try:
-                self._render([((), sentinel) for sentinel in _SENTINELS], self._config.model_copy(update=changes))
+                self._render([("", sentinel) for sentinel in _SENTINELS], self._config.model_copy(update=changes))
             except Exception:
                 continue
             return remedy
@@ -133,7 +135,7 @@ class ChatTemplate:
             own["bos_token"] = self._tokenizer.bos_token if begins else ""
         return own | given
 
-    def _borders(self, turns: tuple[Turn, ...]) -> tuple[str, str]:
+    def _borders(self, turns: str) -> tuple[str, str]:
         found = []
         texts = self.render([(turns, sentinel) for sentinel in _SENTINELS])
         for sentinel, text in zip(_SENTINELS, texts, strict=True):
@@ -177,20 +179,21 @@ class ChatTemplate:
             raise DataError(_lost("data.prompt.instruction", f"set it to '', or {_OTHER}"))
 
 
-def _messages(turns: tuple[Turn, ...], question: str, config: PromptConfig) -> list[dict[str, str]]:
+def _messages(turns: str, question: str, config: PromptConfig) -> list[dict[str, str]]:
     """A system turn of the problem's own takes the place of the configured one."""
-    messages = []
-    if turns and turns[0][0] == "system":
-        messages.append({"role": "system", "content": turns[0][1]})
-        turns = turns[1:]
+    messages, earlier = [], _parsed(turns)
+    if earlier and earlier[0]["role"] == "system":
+        messages.append(earlier.pop(0))
     elif config.system is not None:
         messages.append({"role": "system", "content": config.system})
     if config.example_question is not None and config.example_answer is not None:
         messages.append({"role": "user", "content": config.example_question + config.instruction})
         messages.append({"role": "assistant", "content": config.example_answer})
-    messages += [{"role": role, "content": content} for role, content in turns]
-    messages.append({"role": "user", "content": question + config.instruction})
-    return messages
+    return [*messages, *earlier, {"role": "user", "content": question + config.instruction}]
+
+
+def _parsed(turns: str) -> list[dict[str, str]]:
+    return json.loads(turns) if turns else []
 
 
 def _lost(setting: str, remedy: str) -> str:

@@ -13,10 +13,10 @@ from gainrl_ray.config import SourceConfig
 from gainrl_ray.data.chat import split_chat
 from gainrl_ray.data.columns import value_at
 from gainrl_ray.data.rows import RawRow
-from gainrl_ray.types import Problem, Turn
+from gainrl_ray.types import Problem
 
 _LAST_LINE = re.compile(r"(?:\A|\n)\s*####[ \t]*(\S[^\n]*)\Z")  # where GSM8K has its answers
-_LEVEL = re.compile(r"level\s*(\d+)", re.IGNORECASE)
+_LEVEL = re.compile(r"level\s*(\d+|\?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class RowChecker:
 
 def question_key(problem: Problem) -> str:
     """A text that is equal for questions that differ in case and white space only."""
-    return " ".join(" ".join([*(content for _, content in problem.turns), problem.question]).casefold().split())
+    return " ".join(f"{problem.turns} {problem.question}".casefold().split())
 
 
 class SeenIds:
@@ -135,14 +135,14 @@ class _Unusable(Exception):
         self.reason, self.detail = reason, detail
 
 
-def _question(row: RawRow) -> tuple[tuple[Turn, ...], str]:
+def _question(row: RawRow) -> tuple[str, str]:
     """The turns before the question, and the question."""
     column = row.columns.question
-    turns, value = (), value_at(row.values, column)
-    if isinstance(value, list | dict):
+    turns, value = "", value_at(row.values, column)
+    if isinstance(value, list):
         if (chat := split_chat(value)) is None:
-            kind = f"is of type {type(value).__name__}, not text or a list of role and content with a user turn"
-            raise _Unusable("question of wrong type", f"the question in column {column!r} {kind}")
+            detail = f"the question in column {column!r} is of type list, not text or a chat with a user turn"
+            raise _Unusable("question of wrong type", detail)
         turns, value = chat
     return turns, _text(value, column, "question", numbers=False)
 
@@ -180,12 +180,14 @@ def _text(value: Any, column: str, what: str, *, numbers: bool) -> str:
 
 
 def _number(values: dict[str, Any], column: str | None, what: str) -> float:
-    """The number of a column, or its text as one, `Level 5` as 5; NaN where there is none."""
+    """The number of a column, or its text as one, `Level 5` as 5; NaN, as for `Level ?`, where there is none."""
     value = value_at(values, column) if column is not None else None
     if value is None:
         return math.nan
     try:
         level = _LEVEL.fullmatch(value.strip()) if isinstance(value, str) else None
+        if level and level[1] == "?":
+            return math.nan
         number = math.inf if isinstance(value, bool) else float(level[1] if level else value)
     except (TypeError, ValueError, OverflowError):
         number = math.inf

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from gainrl_ray.config import SourceConfig
 from gainrl_ray.data.columns import choose_columns, names_in
-from gainrl_ray.data.folders import README, files_of_split, refuse_loops
+from gainrl_ray.data.folders import README, chosen_split, files_of_split, refuse_loops, refuse_subset
 from gainrl_ray.data.rows import RawRow
 from gainrl_ray.data.text_rows import csv_rows, json_rows, refuse_utf16
 from gainrl_ray.errors import DataError
@@ -89,7 +89,8 @@ class FileSource:
             if kind == pyarrow.fs.FileType.File:
                 if format_of(root) is None:
                     raise DataError(f"data file {config.path!r} is of no known kind: accepted are {_accepted()}")
-                _refuse_parts(config)
+                refuse_subset(config)
+                chosen_split(config, ["train"], f"file {config.path!r}")
                 return {PurePosixPath(root).name: root}
             if kind == pyarrow.fs.FileType.NotFound:
                 raise DataError(f"data file or folder {config.path!r} does not exist: check the path")
@@ -100,13 +101,13 @@ class FileSource:
         names = {str(PurePosixPath(info.path).relative_to(root)): info.path for info in infos}
         if not any(format_of(name) for name in names):
             raise DataError(f"folder {config.path!r} holds no data file: accepted are {_accepted()}")
-        found = files_of_split(names, lambda: self._storage.read_text(README), config)
+        found, others = files_of_split(names, lambda: self._storage.read_text(README), config)
         if unknown := [name for name in found if not format_of(name)]:
             raise DataError(
                 f"folder {config.path!r} is read for {unknown[0]!r} and its like: accepted are {_accepted()}"
             )
-        if others := sorted(set(names) - set(found) - {README}):
-            logger.warning("%s: %d files are not read: %s", config.path, len(others), ", ".join(others[:5]))
+        if others:
+            logger.warning("%s: %d files are of no split: %s", config.path, len(others), ", ".join(others[:5]))
         return {name: names[name] for name in found}
 
     def _open(self, path: str) -> BinaryIO:
@@ -147,16 +148,6 @@ def _reading(name: str) -> Iterator[None]:
             f"{name} cannot be read to its end ({type(error).__name__}: {error}): it is broken, cut short or out of "
             "reach"
         ) from error
-
-
-def _refuse_parts(config: SourceConfig) -> None:
-    """Raise DataError for a split or subset of a single file."""
-    for setting, value in (("subset", config.subset), ("split", config.split)):
-        if value is not None and (setting, value) != ("split", "train"):
-            raise DataError(
-                f"{setting} {value!r} of the file {config.path!r}: a file has none; leave data.train.{setting} or "
-                f"data.heldout.{setting} out (null), or give the folder that has them"
-            )
 
 
 def _values(column: pa.Array) -> list[Any]:

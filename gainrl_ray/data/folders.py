@@ -28,8 +28,10 @@ def refuse_loops(folder: str) -> None:
         seen[real] = below
 
 
-def files_of_split(names: Iterable[str], readme: Callable[[], str], config: SourceConfig) -> list[str]:
-    """Those of a folder's files, relative names, that the config's subset and split consist of, sorted.
+def files_of_split(
+    names: Iterable[str], readme: Callable[[], str], config: SourceConfig
+) -> tuple[list[str], list[str]]:
+    """Those of a folder's files, relative names, that the config's subset and split consist of, and those of no split.
 
     The library looks at a copy of the folder's names: a path may hold what it takes for a pattern, or be remote.
 
@@ -48,14 +50,21 @@ def files_of_split(names: Iterable[str], readme: Callable[[], str], config: Sour
             originals[str(copy.resolve())] = name
         splits = _splits(root, config, f"{base}/cache")
     split = chosen_split(config, list(splits), f"folder {config.path!r}")
-    found = sorted(originals[os.path.realpath(copy)] for copy in splits[split])
+    by_split = {name: sorted(originals[os.path.realpath(copy)] for copy in copies) for name, copies in splits.items()}
+    found = by_split[split]
     folders = {str(PurePosixPath(name).parent) for name in found if split in PurePosixPath(name).name}
     if len(folders) > 1 and "data_files:" not in about:
         raise DataError(
             f"folder {config.path!r} has {split} files in {', '.join(sorted(folders))}, and no README.md that says "
             "what belongs together: give the path of one of these"
         )
-    return found
+    return found, sorted(set(names).difference(*by_split.values()) - {README})
+
+
+def refuse_subset(config: SourceConfig) -> None:
+    """Raise DataError for a subset of what has none."""
+    if config.subset is not None:
+        raise DataError(f"subset {config.subset!r} of {config.path!r}, which has none: leave subset out (null)")
 
 
 def chosen_split(config: SourceConfig, splits: list[str], where: str) -> str:
@@ -67,7 +76,7 @@ def chosen_split(config: SourceConfig, splits: list[str], where: str) -> str:
     if found is None:
         raise DataError(
             f"{where} has no split {' or '.join(map(repr, wanted))}; it has {', '.join(map(repr, splits)) or 'none'}: "
-            "set data.train.split or data.heldout.split to one of these"
+            "set data.train.split or data.heldout.split to one of these, or to null"
         )
     return found
 

@@ -3,14 +3,13 @@
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from gainrl_ray.data.chat import turns_of
 from gainrl_ray.data.orders import keep_order, keep_rows, order_within, sorted_places
 from gainrl_ray.data.problem_columns import ProblemIds, open_columns
 from gainrl_ray.data.prompts import PromptBuilder
@@ -181,8 +180,13 @@ class ProblemTable:
             question=values["question"],
             answer=values["answer"],
             source=values["source"],
-            turns=turns_of(values["turns"]),
+            turns=values["turns"],
         )
+
+    def questions(self) -> Iterator[pa.Array]:
+        """All questions of the whole dataset, some thousands at a time."""
+        for batch in self._file.iter_batches(columns=["question"]):
+            yield batch.column("question")
 
     def prompt(self, row: int) -> Prompt:
         """The prompt of a row's problem, tokenised now. Raises IndexError for a row outside 0..N-1."""

@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gainrl_ray.config import SourceConfig
-from gainrl_ray.data.chat import turns_text
 from gainrl_ray.data.checks import BadRow, CheckedRow, RowChecker
 from gainrl_ray.data.columns import USUAL_COLUMNS, Columns
 from gainrl_ray.data.problem_columns import write_columns
-from gainrl_ray.data.problem_table import BAD_ROWS_FILE, PROBLEMS_FILE, REPORT_FILE, ProblemTable
+from gainrl_ray.data.problem_table import BAD_ROWS_FILE, PROBLEMS_FILE, REPORT_FILE, ProblemTable, RowReport
 from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
 from gainrl_ray.data.rows import RawRow, Source
 from gainrl_ray.data.sources import open_source
@@ -58,7 +57,7 @@ def prepare_problems(
 ) -> ProblemTable:
     """The checked problems of a dataset, from `storage`'s folder `datasets` when the same inputs were checked before.
 
-    Memory is bounded whatever the dataset's size (a .json array apart). Bad rows are counted, and listed with file and
+    Memory is bounded whatever the dataset's size (JSON documents apart). Bad rows are counted, and listed with file and
     line in bad_rows.jsonl beside the problems. `on_progress` is given the number of rows checked so far, every
     thousand rows.
 
@@ -73,19 +72,26 @@ def prepare_problems(
     table = ProblemTable.open(folder, prompts)
     # Equal content under another path was checked before: messages speak of the path at hand.
     report = table.report = replace(table.report, path=config.path)
+    count = sum(report.bad.values())
     if report.bad and (on_bad_row == "error" or not report.kept):
-        remedy = "mend them, or leave them out with data.on_bad_row=skip" if report.kept else "mend them"
-        if any(reason.endswith(" id") or reason.startswith("id ") for reason in report.bad):
-            remedy = f"number the rows instead of taking ids from a column with id_column='', {remedy}"
+        skip = f", or leave out {'that one' if count == 1 else f'those {count}'} with data.on_bad_row=skip"
+        remedy = f"{_numbering(report)}mend them{skip if report.kept else ''}"
         raise DataError(
-            f"{sum(report.bad.values())} of {report.rows_read} rows of {report.path} cannot be used ({report.reasons}):"
+            f"{count} of {report.rows_read} rows of {report.path} cannot be used ({report.reasons}):"
             f"\n  " + "\n  ".join(report.examples) + f"\nall of them: {report.bad_rows}; {remedy}"
         )
     if not report.kept:
         raise DataError(f"{report.path} holds no rows: give a dataset with problems")
     if report.bad:
-        logger.warning("%s", report)
+        logger.warning("%s%s", _numbering(report), report)
     return table
+
+
+def _numbering(report: RowReport) -> str:
+    """What to do about ids that are none, with a comma; "" where all are."""
+    if not any(reason.endswith(" id") or reason.startswith("id ") for reason in report.bad):
+        return ""
+    return "take file name and row number for ids with data.train.id_column='' (or data.heldout.id_column=''), "
 
 
 def _key(source: Source, config: SourceConfig, prompts: PromptBuilder) -> str:
@@ -118,7 +124,8 @@ def _canonicalise(
             bad.update(item.reason for item in refused)
             examples += [str(item) for item in refused[: _SHOWN_ROWS - len(examples)]]
             for (problem, _), _ in good:
-                values = [problem.id, problem.question, problem.answer, problem.source, *problem.turns]
+                values = [problem.id, problem.question, problem.answer, problem.source]
+                values += [problem.turns] if problem.turns else []
                 content.update(json.dumps(values).encode())
             if good:
                 table = _table(good, kept)
@@ -187,7 +194,7 @@ def _table(good: list[tuple[CheckedRow, Prompt]], first_row: int) -> pa.Table:
             "source": [row.problem.source for row, _ in good],
             "prompt_tokens": [len(prompt.token_ids) for _, prompt in good],
             "difficulty": [row.difficulty for row, _ in good],
-            "turns": [turns_text(row.problem.turns) for row, _ in good],
+            "turns": [row.problem.turns for row, _ in good],
         },
         schema=_SCHEMA,
     )

@@ -12,7 +12,7 @@ from gainrl_ray.config import PromptConfig
 from gainrl_ray.data.chat_template import ChatTemplate
 from gainrl_ray.data.vocabulary import rowless_tokens
 from gainrl_ray.errors import DataError
-from gainrl_ray.types import Problem, Prompt, Span, Turn
+from gainrl_ray.types import Problem, Prompt, Span
 
 # First characters that tokenizers merge differently with what stands before them.
 _PROBES = ("What is 2?", "7 apples", "$x$", "\\frac12", "(a)", '"a"', "a", "Ünder", "数", "-1", ".5", "_", "<b>", "π")
@@ -117,7 +117,7 @@ class PromptBuilder:
         """Hex sha256 of all that a prompt depends on, `max_tokens` included."""
         return _digest([self.tokenizer_digest, self.template_digest, self._config.max_tokens])
 
-    def _refused(self, turns: tuple[Turn, ...]) -> RefusedPrompt | None:
+    def _refused(self, turns: str) -> RefusedPrompt | None:
         """Why there is no prompt with these turns before the question; None where there is."""
         try:
             self._template.borders(turns)

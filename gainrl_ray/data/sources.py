@@ -12,7 +12,7 @@ from gainrl_ray.config import SourceConfig
 from gainrl_ray.data.arithmetic import ArithmeticProblem, Split, generate
 from gainrl_ray.data.columns import Columns, choose_columns, names_in
 from gainrl_ray.data.files import FileSource, format_of
-from gainrl_ray.data.folders import chosen_split, is_saved
+from gainrl_ray.data.folders import chosen_split, is_saved, refuse_subset
 from gainrl_ray.data.rows import ARITHMETIC, RawRow, Source
 from gainrl_ray.errors import DataError
 
@@ -41,9 +41,7 @@ class ArithmeticSource:
     """The built-in problems."""
 
     def __init__(self, config: SourceConfig) -> None:
-        """Raises: DataError for a subset, of which there are none."""
-        if config.subset is not None:
-            raise DataError(f"subset {config.subset!r} of arithmetic: it has none; leave it out (null)")
+        refuse_subset(config)
         self._config = config
 
     def digest(self) -> str:
@@ -75,8 +73,8 @@ class HubSource:
         self._config = config
 
     def digest(self) -> str:
-        """Hex sha256 of the columns that are read."""
-        return _digest(row.values for row in self.rows())
+        """Hex sha256 of the source's name and the columns that are read."""
+        return _digest(itertools.chain([self._opened[0]], (row.values for row in self.rows())))
 
     def rows(self) -> Iterator[RawRow]:
         """The rows; the library maps its cache into memory."""
@@ -119,20 +117,15 @@ class SavedSource(HubSource):
     def _opened(self) -> tuple[str, Any]:
         import datasets
 
-        config = self._config
-        name = Path(config.path).name
-        if config.subset is not None:
-            raise DataError(f"subset {config.subset!r} of {config.path!r}, a save_to_disk folder: leave it out (null)")
+        config, folder = self._config, Path(self._config.path).expanduser()
+        refuse_subset(config)
         try:
-            found = datasets.load_from_disk(str(Path(config.path).expanduser()))
+            found = datasets.load_from_disk(str(folder))
         except Exception as error:
-            raise DataError(
-                f"the save_to_disk folder {config.path!r} does not load ({_brief(error)}): save the dataset anew"
-            ) from error
-        if not isinstance(found, datasets.DatasetDict):
-            found = datasets.DatasetDict({str(found.split or "train"): found})
-        split = chosen_split(config, list(map(str, found)), f"folder {config.path!r}")
-        return (name if len(found) == 1 else f"{name}/{split}"), found[split]
+            raise DataError(f"the save_to_disk folder {config.path!r} does not load ({_brief(error)})") from error
+        splits = dict(found) if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
+        split = chosen_split(config, [str(name) for name in splits], f"folder {config.path!r}")
+        return (folder.name if len(splits) == 1 else f"{folder.name}/{split}"), splits[split]
 
 
 def _brief(error: Exception) -> str:
