@@ -68,11 +68,14 @@ def refuse_subset(config: SourceConfig) -> None:
 
 
 def chosen_split(config: SourceConfig, splits: list[str], where: str) -> str:
-    """The split that is named, else the usual one, else the only one. Raises DataError when it is not there."""
+    """The split that is named, else the usual one, else all of what is not divided (`train`, as the library has it).
+
+    Raises: DataError when it is not there.
+    """
     wanted = [config.split] if config.split is not None else config.usual_splits
     found = next((split for split in wanted if split in splits), None)
-    if found is None and config.split is None and len(splits) == 1:
-        return splits[0]
+    if found is None and config.split is None and splits == ["train"]:
+        return "train"
     if found is None:
         raise DataError(
             f"{where} has no split {' or '.join(map(repr, wanted))}; it has {', '.join(map(repr, splits)) or 'none'}: "

@@ -71,9 +71,7 @@ def csv_rows(name: str, stream: io.BufferedReader, delimiter: str | None) -> Ite
             if len(cells) == len(columns):
                 yield RawRow(source=name, number=number, values=dict(zip(columns, cells, strict=True)))
             else:
-                detail = (
-                    f"the row has {len(cells)} cells, the first line {len(columns)}: quote what holds {delimiter!r}"
-                )
+                detail = f"the row has {len(cells)} cells, the first line {len(columns)}: quote text with {delimiter!r}"
                 yield RawRow(source=name, number=number, fault="wrong number of cells", detail=detail)
     except UnicodeDecodeError as error:
         raise DataError(f"{name} near line {reader.line_num + 1} is not UTF-8 ({error}): convert the file") from error

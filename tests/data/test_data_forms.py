@@ -82,6 +82,8 @@ def test_the_usual_held_out_splits(bench: Bench) -> None:
     folder = folder_of(bench.folder / "data", train=[1], validation=[5])
     assert answers(heldout(bench, folder)) == ["6"]
     assert answers(heldout(bench, folder_of(bench.folder / "whole", part_1=[1], part_2=[2]))) == ["2", "3"]
+    with pytest.raises(DataError, match=r"has no split 'train'; it has 'test'"):
+        bench.prepare(folder_of(bench.folder / "only", test=[1]))
     with pytest.raises(DataError, match=r"no split 'heldout' or 'test' or 'validation'; it has 'train', 'x'"):
         heldout(bench, saved(bench.folder / "odd", train=[1], x=[2]))
 
@@ -194,7 +196,7 @@ def test_bad_separated_values(bench: Bench) -> None:
     table = bench.prepare(path, on_bad_row="skip")
     assert contents(table) == [("t.csv:1", "a", "1")]
     assert table.report.bad == {"wrong number of cells": 2, "empty question": 1}
-    assert "t.csv row 2: the row has 3 cells, the first line 2: quote what holds ','" in table.report.examples
+    assert "t.csv row 2: the row has 3 cells, the first line 2: quote text with ','" in table.report.examples
     for content, match in (
         (b'problem,answer\n"a,1\n', r"t\.csv line 2: .*mend the quotes"),
         (b"problem,answer\na,\xff\n", r"t\.csv near line \d+ is not UTF-8 .*convert"),
