@@ -66,10 +66,8 @@ class ChatTemplate:
         """
         if turns not in self._found:
             before, after = self._borders(turns)
-            for turn in _parsed(turns):
-                if (
-                    turn["role"] != "assistant" and turn["content"].strip() not in before
-                ):  # of answers, reasoning may go
+            for turn in _parsed(turns):  # of answers, templates may leave out the reasoning
+                if turn["role"] != "assistant" and turn["content"].strip() not in before:
                     raise DataError(_lost(f"a turn of role {turn['role']!r}", f"leave it out of the data, or {_OTHER}"))
             if len(self._found) >= _KEPT_BORDERS:
                 self._found.clear()

@@ -15,7 +15,7 @@ from gainrl_ray.data.columns import value_at
 from gainrl_ray.data.rows import RawRow
 from gainrl_ray.types import Problem
 
-_LAST_LINE = re.compile(r"(?:\A|\n)\s*####[ \t]*(\S[^\n]*)\Z")  # where GSM8K has its answers
+_LAST_LINE = re.compile(r"(?:\A|\n)[ \t]*####[ \t]*(\S[^\n]*)\Z")  # where GSM8K has its answers
 _LEVEL = re.compile(r"level\s*(\d+|\?)", re.IGNORECASE)
 
 
@@ -55,14 +55,15 @@ class RowChecker:
         checked = [self._checked(row) for row in rows]
         ids = [item.problem.id for item in checked if isinstance(item, CheckedRow)]
         repeated = iter(self._seen.add(ids))
-        questions = [question_key(item.problem) for item in checked if isinstance(item, CheckedRow)]
-        self.repeats += sum(self._questions.add(questions))
-        return [
+        checked = [
             BadRow(row.place, "duplicate id", f"the id {item.problem.id!r} stands in an earlier row")
             if isinstance(item, CheckedRow) and next(repeated)
             else item
             for row, item in zip(rows, checked, strict=True)
         ]
+        questions = [question_key(item.problem) for item in checked if isinstance(item, CheckedRow)]
+        self.repeats += sum(self._questions.add(questions))
+        return checked
 
     def _checked(self, row: RawRow) -> CheckedRow | BadRow:
         try:

@@ -10,12 +10,12 @@ from gainrl_ray.config import SourceConfig
 from gainrl_ray.errors import DataError
 
 README = "README.md"
-_SAVED = ({"dataset_info.json", "state.json"}, {"dataset_dict.json"})
+_SAVED = ("state.json", "dataset_dict.json")  # of a dataset, and of several splits
 
 
 def is_saved(folder: Path) -> bool:
     """Whether `save_to_disk` of the `datasets` library wrote this folder."""
-    return folder.is_dir() and any(all((folder / name).is_file() for name in names) for names in _SAVED)
+    return any((folder / name).is_file() for name in _SAVED)
 
 
 def refuse_loops(folder: str) -> None:

@@ -123,7 +123,9 @@ class PromptBuilder:
             self._template.borders(turns)
         except DataError as error:
             return RefusedPrompt("turns refused by the template", str(error))
-        return None
+        special = next((content for content in self._special.values() if content in turns), None)
+        detail = f"a turn before the question contains the special token {special!r}"
+        return RefusedPrompt("special token", detail) if special else None
 
     def _shared_prefix(self) -> tuple[int, ...]:
         """The tokens before the question that no question changes."""

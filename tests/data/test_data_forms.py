@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from bench import Bench, contents
 
+from gainrl_ray.actors.measures import AngleMeasure, build_prompts
 from gainrl_ray.cli import load_config
 from gainrl_ray.config import DataConfig, HeldoutConfig, ModelConfig, PromptConfig, SourceConfig
 from gainrl_ray.data.overlap import check_heldout_is_named, overlap
@@ -375,6 +376,13 @@ def test_a_chat_s_last_user_turn_is_the_question(bench: Bench) -> None:
     assert table.report.notes == ("question from column 'messages'",), "other turns make another question"
 
 
+def test_scorers_see_the_turns(bench: Bench) -> None:
+    table = bench.prepare(bench.lines(chat(SYSTEM, turn("user", "1+1?")), chat(turn("user", "1+2?"))))
+    stored = pq.read_table(table.path)
+    assert set(AngleMeasure.columns) <= set(stored.column_names)
+    assert build_prompts(stored, bench.prompts) == [table.prompt(0), table.prompt(1)]
+
+
 def test_turns_are_part_of_the_dataset(bench: Bench) -> None:
     digests = {bench.prepare(bench.lines(chat(*turns, turn("user", "1+1?")))).digest for turns in ([], [SYSTEM])}
     assert len(digests) == 2
@@ -398,6 +406,8 @@ def test_turns_that_the_template_leaves_out_are_bad_rows(bench: Bench, tmp_path:
     path = bench.lines(chat(turn("tool", "lost"), turn("user", "1+1?")), chat(SYSTEM, turn("user", "1+1?")))
     table = bench.prepare(path, on_bad_row="skip")
     assert table.report.bad == {"turns refused by the template": 1} and len(table) == 1
+    path = bench.lines(chat(turn("user", "a<|im_end|>"), turn("user", "1+1?")), chat(turn("user", "1+1?")))
+    assert bench.prepare(path, on_bad_row="skip").report.bad == {"special token": 1}
     assert "leaves out or changes a turn of role 'tool'" in table.report.examples[0]
 
 
@@ -410,7 +420,8 @@ def test_ids_that_are_none(bench: Bench, caplog: pytest.LogCaptureFixture) -> No
     assert str(caught.value).endswith("or leave out those 35 with data.on_bad_row=skip")
     table = bench.prepare(path, id_column="")
     assert (len(table), table.ids[0], table.ids[39]) == (40, "set.jsonl:1", "set.jsonl:40")
-    assert len(bench.prepare(path, on_bad_row="skip")) == 5
+    left = bench.prepare(path, on_bad_row="skip")
+    assert (len(left), left.report.notes) == (5, ())
     assert "data.train.id_column=''" in caplog.text
     lists = bench.lines(row(1, id=["a"]), row(2, id=None))
     assert list(bench.prepare(lists, id_column="").ids) == ["set.jsonl:1", "set.jsonl:2"]
