@@ -6,7 +6,7 @@ their size, hundreds of times as much as what is allowed here.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gainrl_ray.model.loading import TINY_FOLDER
+from gainrl_ray.types import Completion
 
 CERTAINTY = 8.0
 """Standard deviations: one comparison in 10^14 goes wrong by chance."""
@@ -48,6 +49,17 @@ def of_built_in() -> float:
     """Of log-probabilities of the built-in model in float32, nats: 9e-5."""
     with safe_open(TINY_FOLDER / "model.safetensors", "pt") as weights:
         return rounding(_longer_sides(weights.get_slice(name).get_shape() for name in weights.keys()))  # noqa: SIM118
+
+
+def assert_same_completions(found: Mapping[str, Completion], expected: Mapping[str, Completion]) -> None:
+    """Raises AssertionError unless they are the same tokens, and of the built-in model the same log-probabilities up to
+    rounding: the products of another batch may add up in another order."""
+    tokens, others = ({name: each.token_ids for name, each in side.items()} for side in (found, expected))
+    assert tokens == others
+    bound = of_built_in()
+    for name, completion in found.items():
+        pairs = zip(completion.logprobs, expected[name].logprobs, strict=True)
+        assert max(abs(one - other) for one, other in pairs) <= bound, name
 
 
 def assert_equal_but_for_rounding(

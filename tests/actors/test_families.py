@@ -18,7 +18,8 @@ LIMIT_S = 300.0
 FEW = ("Qwen3-MoE", "Mixtral", "Gemma 2", "Phi-3.5, longrope")
 
 
-@pytest.fixture(scope="module")
+# An engine's memory stays in its process, which can bear a few.
+@pytest.fixture(scope="function" if all_families() else "module")
 def host(ray_session: None) -> Iterator[Any]:
     """A process for one engine after another."""
     import ray

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tolerances import assert_same_completions
 
 from gainrl_ray.actors.buckets import pack
 from gainrl_ray.actors.engine_slot import EngineSlot
@@ -233,13 +234,13 @@ def test_a_killed_engine_loses_nothing_and_comes_back(pool: RolloutPool) -> None
             os.kill(victim["pid"], signal.SIGKILL)
         assert request_id not in found
         found[request_id] = completion
-    assert found == undisturbed, "seeds make a completion the same whichever engine gives it"
+    assert_same_completions(found, undisturbed)  # by their seeds, whichever engine gives them
     assert pool.figures.resent > 0
     until(lambda: states(pool) == ["serving", "serving"], "the killed engine to come back")
     back = pool.describe()[0]
     assert back["restarts"] == victim["restarts"] + 1
     assert back["pid"] != victim["pid"]
-    assert answers(pool, asked, 0) == undisturbed
+    assert_same_completions(answers(pool, asked, 0), undisturbed)
     assert pool.describe()[0]["generated_tokens"] > 0
 
 
@@ -251,7 +252,8 @@ def test_a_newer_attempt_may_publish_the_same_version_again(pool: RolloutPool, l
     pool.invalidate()
     assert states(pool) == ["stale", "stale"]
     pool.sync(0)
-    assert answers(pool, requests(2), 0) != before
+    after = answers(pool, requests(2), 0)
+    assert [after[name].token_ids for name in before] != [each.token_ids for each in before.values()]
 
 
 def test_a_hanging_engine_is_replaced(pool: RolloutPool) -> None:

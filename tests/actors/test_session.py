@@ -191,6 +191,7 @@ def test_a_job_that_waits_for_its_cluster_ends_at_a_signal(silent: str, sent: si
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # in the background it is ignored
     )
     try:
         assert job.stdout is not None
