@@ -80,7 +80,9 @@ class RunState:
                 drawn=tuple(map(_window, values["drawn"])),
                 refills=dict(values["refills"]),
                 **{
-                    name: pq.read_table(folder / file) for name, file in TABLE_FILES.items() if (folder / file).exists()
+                    name: pq.ParquetFile(folder / file).read()  # `read_table` takes folders named a=b for columns
+                    for name, file in TABLE_FILES.items()
+                    if (folder / file).exists()
                 },
             )
         except (OSError, ValueError, KeyError) as error:

@@ -4,7 +4,7 @@ Long for its size limit because it is the list of all settings; it holds no logi
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -112,22 +112,35 @@ class ModelConfig(Node):
 class SourceConfig(Node):
     """One dataset."""
 
+    usual_splits: ClassVar[tuple[str, ...]] = ("train",)
+    """The first of these that is there is the split where none is named."""
     path: str = "arithmetic"
-    """`arithmetic` (built in), a local .jsonl/.json/.parquet(.gz) file or folder, or a hub dataset name."""
-    split: str = "train"
-    """Split of a hub dataset, or `train`/`heldout` of `arithmetic`."""
+    """`arithmetic` (built in), a file (.jsonl .json .csv .tsv .parquet, each also .gz), a folder of them as the library
+    `datasets` reads it, a `save_to_disk` folder, or a hub dataset name."""
+    split: str | None = None
+    """Split of a folder or hub dataset; none = train, for data.heldout test or else validation. Of `arithmetic`: train
+    or heldout."""
     subset: str | None = None
-    """Configuration name of a hub dataset."""
+    """Configuration name of a hub dataset, or of a folder whose README.md names some."""
+    format: Literal["auto", "gsm8k", "math", "trl", "verl"] = "auto"
+    """Where to look for columns that are not named. `verl`: prompt, reward_model.ground_truth; `trl`: prompt or
+    messages, answer or solution; `gsm8k`: question, answer after ####; `math`: problem, answer or solution, level;
+    `auto`: any of these, and what was found is told."""
     id_column: str | None = None
-    """Column with the problem id; none = `id` when there, else file name and row number."""
-    question_column: str = "problem"
-    """Column with the question."""
-    answer_column: str = "answer"
-    """Column with the reference answer."""
+    """Column with the problem id; none = `id` where there, else file name and row number; '' = always those."""
+    question_column: str | None = None
+    """Column with the question: text, or a chat (a list of role and content) whose last user turn is the question and
+    earlier turns precede it. Dots reach into nested columns: extra_info.question. none = by `format`."""
+    answer_column: str | None = None
+    """Column with the reference answer, text or a number; none = by `format`."""
     answer_pattern: str | None = None
-    """Regular expression whose first group is the answer within the column; null = the whole column."""
+    """Regular expression whose first group is the answer within the column; none = the whole column, for `auto` and
+    `gsm8k` what follows #### on its last line."""
+    answer_list: Literal["all"] | None = None
+    """What a list of answers means: `all` of them are asked for, as in 1, 2; none = such a row cannot be used."""
     difficulty_column: str | None = None
-    """Column with a number that is higher the harder a problem is; none = no labels (`arithmetic`: its levels)."""
+    """Column with a number, or text such as Level 5, that is higher the harder a problem is; none = no labels
+    (`arithmetic`: its levels, format `math`: level)."""
     limit: PositiveInt | None = None
     """Take the first so many rows; for `arithmetic` the number generated (2,000 when none)."""
     min_level: PositiveInt = 1
@@ -153,11 +166,17 @@ class SourceConfig(Node):
         return self
 
 
+class HeldoutConfig(SourceConfig):
+    """The held-out dataset."""
+
+    usual_splits: ClassVar[tuple[str, ...]] = ("heldout", "test", "validation")
+
+
 class PromptConfig(Node):
     """The prompt around a question; the same in scoring, training and evaluation."""
 
     system: str | None = R1_SYSTEM_PROMPT
-    """System prompt; null = the template's own behaviour without one."""
+    """System prompt, unless a problem's chat brings its own; null = the template's own behaviour without one."""
     example_question: str | None = "What is 2+2?"
     """Question of the one-shot example; null = no example."""
     example_answer: str | None = "To add 2 and 2: 2+2=4. The answer is \\boxed{4}."
@@ -195,8 +214,8 @@ class DataConfig(Node):
 
     train: SourceConfig = SourceConfig()
     """The problems that the curriculum draws from."""
-    heldout: SourceConfig = SourceConfig(split="heldout", limit=200)
-    """The problems of held-out evaluation."""
+    heldout: HeldoutConfig = HeldoutConfig(limit=200)
+    """The problems of held-out evaluation, which decides which model is the best; named whenever data.train is."""
     prompt: PromptConfig = PromptConfig()
     """Prompt format."""
     on_bad_row: Literal["error", "skip"] = "error"

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gainrl_ray.actors.measures import AngleMeasure
 from gainrl_ray.actors.resources import Share, preflight, scoring_share, tell_processor
@@ -219,7 +218,7 @@ def collect(work: Storage, size: int) -> pa.Table:
     """
     parts = work.child(PARTS)
     whole = pa.concat_tables(
-        [_NO_ROWS, *(pq.read_table(f"{parts.path}/{name}", filesystem=parts.filesystem) for name in parts.list())],
+        [_NO_ROWS, *map(parts.read_table, parts.list())],
         promote_options="default",
     )
     _, first = np.unique(whole["row"].to_numpy(), return_index=True)

@@ -13,6 +13,7 @@ from gainrl_ray.cli import changed_settings, config_from_yaml, to_yaml
 from gainrl_ray.config import Config
 from gainrl_ray.console import table
 from gainrl_ray.curricula.registry import strategy_class
+from gainrl_ray.data.overlap import check_heldout_is_named, overlap
 from gainrl_ray.data.parts import part_size
 from gainrl_ray.data.problem_table import ProblemTable
 from gainrl_ray.data.problems import prepare_problems
@@ -152,6 +153,7 @@ class Tables:
 
 def _tables(config: Config, say: Say) -> Tables:
     """The problems, once the model is one that can be trained; what takes seconds to know of it is found out beside."""
+    check_heldout_is_named(config.data)
     tokenizer = check_model(config.model)
     check_positions(config)
     prompts = PromptBuilder(tokenizer, config.data.prompt)
@@ -162,6 +164,8 @@ def _tables(config: Config, say: Say) -> Tables:
             table = prepare_problems(source, prompts=prompts, on_bad_row=config.data.on_bad_row, storage=storage)
             say(f"{name}: {table.report}")
             tables.append(table)
+        if shared := overlap(*tables):
+            say(f"warning: {shared}")
         _check_window(config, len(tables[0]))
     return Tables(prompts=prompts, train=tables[0], heldout=tables[1], pad_id=pad_token_id(tokenizer))
 

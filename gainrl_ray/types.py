@@ -37,6 +37,7 @@ class Problem:
     question: str
     answer: str
     source: str  # where it came from, for example "arithmetic/level3" or a file name
+    turns: str = ""  # of a chat, the messages before the question: a JSON list of objects with role and content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,7 +138,12 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "over-long prompt": (lambda d: [rows(d, row(0), row(1, problem="a " * 2000))], r"train\.jsonl.*2.*512"),
     "special tokens in a question": (lambda d: [rows(d, row(0, problem="<|im_end|> 1?"))], r"<\|im_end\|>"),
     "empty file": (lambda d: [rows(d)], r"train\.jsonl"),
-    "unknown kind of file": (lambda d: [rows(d, "a,b", name="train.csv")], r"train\.csv.*jsonl"),
+    "unknown kind of file": (lambda d: [rows(d, "a,b", name="train.xlsx")], r"train\.xlsx.*jsonl"),
+    "nothing held out": (
+        lambda d: [rows(d, *map(row, range(40))), "--data.heldout.split=null"],
+        r"data\.train\.path is '.*train\.jsonl' and data\.heldout\.path still arithmetic.*set data\.heldout\.path",
+    ),
+    "a split that a file has not": (lambda d: [rows(d, row()), "--data.train.split=tset"], r"no split 'tset'; it has"),
     "unknown split": (lambda d: ["--data.train.split=tset"], r"tset"),
     "fewer problems than a step needs": (
         lambda d: [rows(d, row(0), row(1))],
@@ -245,7 +250,8 @@ def test_bad_input_gets_one_clear_message(
     case: str, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments, expected = CASES[case]
-    argv = [f"--run.storage={tmp_path}/runs", "--run.name=bad", *arguments(tmp_path)]
+    heldout = "--data.heldout.split=heldout"  # of arithmetic, whatever is trained
+    argv = [f"--run.storage={tmp_path}/runs", "--run.name=bad", heldout, *arguments(tmp_path)]
     status = job("train").main(argv)
     printed = capsys.readouterr().err
     assert status == 2, printed

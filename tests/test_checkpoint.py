@@ -24,7 +24,7 @@ STATE = RunState(
 def test_a_state_is_read_back_as_written(tmp_path: Path) -> None:
     for number, tables in enumerate(((), ("pending", "pending_replay"), ("pending", "pending_replay", "replay"))):
         state = replace(STATE, refills={10: number}, **{name: SCHEMA.empty_table() for name in tables})
-        (folder := tmp_path / str(number)).mkdir()
+        (folder := tmp_path / f"row={number}").mkdir()
         state.save(folder)
         assert RunState.load(folder) == state
 

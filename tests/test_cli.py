@@ -133,8 +133,8 @@ def test_the_last_of_two_overrides_counts(presets: Path) -> None:
 
 
 def test_overriding_part_of_a_section_keeps_its_other_defaults(presets: Path) -> None:
-    heldout = load_config(["--data.heldout.limit=50"], presets=presets).data.heldout
-    assert (heldout.split, heldout.limit) == ("heldout", 50)
+    heldout = load_config(["--data.heldout.split=test"], presets=presets).data.heldout
+    assert (heldout.split, heldout.limit) == ("test", 200)
 
 
 def test_changing_the_curriculum_leaves_keys_it_lacks_behind(presets: Path) -> None:
@@ -260,7 +260,7 @@ def test_help_prints_every_field_with_meaning_and_default(presets: Path, capsys:
     assert " ".join(" ".join(lines[steps + 1 : steps + 3]).split()) == (
         "Training steps; a step is one window drawn, generated, graded and trained. (integer at least 1)"
     )
-    assert "  --data.heldout.split=heldout" in lines
+    assert "  --data.heldout.limit=200" in lines
     assert "Presets: big, demo, loss/gspo" in page
 
 

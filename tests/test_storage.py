@@ -24,7 +24,7 @@ def remote(uri: str = "mock:///bucket") -> Storage:
 @pytest.fixture(params=["path", "uri", "remote"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return {
-        "path": lambda: Storage(str(tmp_path / "a b%20#c")),
+        "path": lambda: Storage(str(tmp_path / "row=a b%20#c?d")),
         "uri": lambda: Storage(f"file://{tmp_path}/folder/"),
         "remote": remote,
     }[request.param]()

@@ -77,6 +77,7 @@ def _sampled(generator: Generator, table: ProblemTable, rows: Sequence[int], sam
             "row": pa.array(rows, pa.int64()),
             "problem_id": [problem.id for problem in problems],
             "question": [problem.question for problem in problems],
+            "turns": [problem.turns for problem in problems],
             "completions": pa.array(
                 [[c.token_ids for c in group] for group, _ in found], pa.list_(pa.list_(pa.int32()))
             ),

@@ -23,7 +23,7 @@ from gainrl_ray.types import Completion, Grade, GradedGroup, Outcome, Problem, P
 class Measure(ABC):
     """One kind of scoring pass; crosses processes as its settings."""
 
-    columns: ClassVar[tuple[str, ...]] = ("question",)
+    columns: ClassVar[tuple[str, ...]] = ("question", "turns")
     """What it reads of a problem beside its row and problem_id."""
 
     def load(self, model: Any) -> Any:
@@ -76,7 +76,7 @@ class GoldMeasure(Measure):
     """The likelihood of the reference answer after the text `before`."""
 
     before: str
-    columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    columns: ClassVar[tuple[str, ...]] = ("question", "turns", "answer")
 
     def load(self, model: Any) -> PolicyModel:
         """The model that gives log-probabilities."""
@@ -104,7 +104,7 @@ class GradientMeasure(Measure):
     temperature: float
     max_new_tokens: int
     pack_tokens: int
-    columns: ClassVar[tuple[str, ...]] = ("question", "completions", "is_whole", "rewards")
+    columns: ClassVar[tuple[str, ...]] = ("question", "turns", "completions", "is_whole", "rewards")
 
     def load(self, model: Any) -> GradientProjector:
         """The model with hooks on its last linear layers."""
@@ -142,8 +142,8 @@ class GradientMeasure(Measure):
 
 def build_prompts(problems: pa.Table, prompts: PromptBuilder) -> list[Prompt]:
     """The prompts of a block. Raises: DataError for a question without one."""
-    rows = zip(problems["problem_id"].to_pylist(), problems["question"].to_pylist(), strict=True)
-    wanted = [Problem(id=problem_id, question=question, answer="", source="") for problem_id, question in rows]
+    rows = zip(*(problems[name].to_pylist() for name in ("problem_id", "question", "turns")), strict=True)
+    wanted = [Problem(id=name, question=text, answer="", source="", turns=turns) for name, text, turns in rows]
     built = []
     for problem, prompt in zip(wanted, prompts.build_all(wanted), strict=True):
         if isinstance(prompt, RefusedPrompt):

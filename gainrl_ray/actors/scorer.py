@@ -223,6 +223,9 @@ def _pipeline(plan: ScoringPlan, job: ActorHandle) -> None:
         filesystem=source.filesystem,
         columns=["row", "problem_id", *plan.measure.columns],
         num_cpus=_SIDE_CPUS,
+        # What stands in a folder's name is neither a partition (`row=a`) nor a query that hides the suffix (`a?b`).
+        partitioning=None,
+        file_extensions=None,
         # One reader, far faster than the scorers: else the number of CPUs decides where blocks are cut.
         override_num_blocks=1,
     )

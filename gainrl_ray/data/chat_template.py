@@ -1,6 +1,7 @@
 """The text around a question: the tokenizer's chat template, the plain one or a user's own, and what it must keep."""
 
 import inspect
+import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,6 +24,8 @@ _TEMPLATE_DATE = datetime(2024, 7, 26)
 # Two questions that no template contains. Their mixed case and digits make a template that rewrites questions show.
 _SENTINELS = ("Zq7vKwXj3pH", "mB5tRyUc8fLd2")
 
+_KEPT_BORDERS = 4096  # of different turns before a question
+
 _NO_SYSTEM = "data.prompt.system=null (what it says can stand in data.prompt.instruction)"
 _NO_EXAMPLE = "data.prompt.example_question=null and data.prompt.example_answer=null"
 _OTHER = "use another template: data.prompt.template=plain, or a file"
@@ -42,21 +45,38 @@ class ChatTemplate:
         self.text = self._chosen()
         """The template itself."""
         self._arguments = self._checked_arguments()
-        self.before, self.after = self._borders()
+        self._found: dict[str, tuple[str, str]] = {}
+        self.before, self.after = self.borders("")
         self._check_parts()
 
-    def render(self, questions: Sequence[str]) -> list[str]:
-        """The prompts' texts. Raises DataError for what the template refuses."""
+    def render(self, questions: Sequence[tuple[str, str]]) -> list[str]:
+        """The texts of prompts, each of turns and a question. Raises DataError for what the template refuses."""
         try:
             return self._render(questions, self._config)
         except Exception as error:  # templates raise whatever they like
+            remedy = _OTHER if any(turns for turns, _ in questions) else self._remedy()
             raise DataError(
-                f"the chat template refuses the prompt ({type(error).__name__}: {error}): {self._remedy()}"
+                f"the chat template refuses the prompt ({type(error).__name__}: {error}): {remedy}"
             ) from error
 
-    def _render(self, questions: Sequence[str], config: PromptConfig) -> list[str]:
+    def borders(self, turns: str) -> tuple[str, str]:
+        """What the template writes before and after a question that these turns lead up to.
+
+        Raises: DataError for turns that the template refuses or leaves out.
+        """
+        if turns not in self._found:
+            before, after = self._borders(turns)
+            for turn in _parsed(turns):  # of answers, templates may leave out the reasoning
+                if turn["role"] != "assistant" and turn["content"].strip() not in before:
+                    raise DataError(_lost(f"a turn of role {turn['role']!r}", f"leave it out of the data, or {_OTHER}"))
+            if len(self._found) >= _KEPT_BORDERS:
+                self._found.clear()
+            self._found[turns] = before, after
+        return self._found[turns]
+
+    def _render(self, questions: Sequence[tuple[str, str]], config: PromptConfig) -> list[str]:
         return self._tokenizer.apply_chat_template(
-            [_messages(question, config) for question in questions],
+            [_messages(turns, question, config) for turns, question in questions],
             chat_template=self.text,
             tokenize=False,
             add_generation_prompt=True,
@@ -73,7 +93,7 @@ class ChatTemplate:
             (without_system | without_example, f"set {_NO_SYSTEM}, {_NO_EXAMPLE}"),
         ):
             try:
-                self._render(_SENTINELS, self._config.model_copy(update=changes))
+                self._render([("", sentinel) for sentinel in _SENTINELS], self._config.model_copy(update=changes))
             except Exception:
                 continue
             return remedy
@@ -113,10 +133,10 @@ class ChatTemplate:
             own["bos_token"] = self._tokenizer.bos_token if begins else ""
         return own | given
 
-    def _borders(self) -> tuple[str, str]:
-        """What the template writes before and after a question."""
+    def _borders(self, turns: str) -> tuple[str, str]:
         found = []
-        for sentinel, text in zip(_SENTINELS, self.render(_SENTINELS), strict=True):
+        texts = self.render([(turns, sentinel) for sentinel in _SENTINELS])
+        for sentinel, text in zip(_SENTINELS, texts, strict=True):
             if text.count(sentinel) != 1:
                 raise DataError(
                     f"the chat template writes the question {text.count(sentinel)} times where once was expected, so "
@@ -157,15 +177,21 @@ class ChatTemplate:
             raise DataError(_lost("data.prompt.instruction", f"set it to '', or {_OTHER}"))
 
 
-def _messages(question: str, config: PromptConfig) -> list[dict[str, str]]:
-    messages = []
-    if config.system is not None:
+def _messages(turns: str, question: str, config: PromptConfig) -> list[dict[str, str]]:
+    """A system turn of the problem's own takes the place of the configured one."""
+    messages, earlier = [], _parsed(turns)
+    if earlier and earlier[0]["role"] == "system":
+        messages.append(earlier.pop(0))
+    elif config.system is not None:
         messages.append({"role": "system", "content": config.system})
     if config.example_question is not None and config.example_answer is not None:
         messages.append({"role": "user", "content": config.example_question + config.instruction})
         messages.append({"role": "assistant", "content": config.example_answer})
-    messages.append({"role": "user", "content": question + config.instruction})
-    return messages
+    return [*messages, *earlier, {"role": "user", "content": question + config.instruction}]
+
+
+def _parsed(turns: str) -> list[dict[str, str]]:
+    return json.loads(turns) if turns else []
 
 
 def _lost(setting: str, remedy: str) -> str:

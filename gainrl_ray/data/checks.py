@@ -10,8 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gainrl_ray.config import SourceConfig
-from gainrl_ray.data.rows import DEFAULT_ID_COLUMN, RawRow, difficulty_column
+from gainrl_ray.data.chat import split_chat
+from gainrl_ray.data.columns import value_at
+from gainrl_ray.data.rows import RawRow
 from gainrl_ray.types import Problem
+
+_LAST_LINE = re.compile(r"(?:\A|\n)[ \t]*####[ \t]*(\S[^\n]*)\Z")  # where GSM8K has its answers
+_LEVEL = re.compile(r"level\s*(\d+|\?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +43,66 @@ class RowChecker:
 
     def __init__(self, config: SourceConfig) -> None:
         self._config = config
-        self._difficulty_column = difficulty_column(config)
         self._pattern = re.compile(config.answer_pattern) if config.answer_pattern is not None else None
-        self._seen = SeenIds()
+        self._seen, self._questions = SeenIds(), SeenIds()
+        self.repeats = 0
+        """Problems so far whose question, case and white space aside, stands in an earlier one."""
+        self.marked = 0
+        """Rows so far whose answer was taken from behind `####`, without a pattern."""
 
     def check(self, rows: list[RawRow]) -> list[CheckedRow | BadRow]:
         """The problem of each row, or why it is none. Question and answer are without space at their ends."""
         checked = [self._checked(row) for row in rows]
         ids = [item.problem.id for item in checked if isinstance(item, CheckedRow)]
         repeated = iter(self._seen.add(ids))
-        return [
+        checked = [
             BadRow(row.place, "duplicate id", f"the id {item.problem.id!r} stands in an earlier row")
             if isinstance(item, CheckedRow) and next(repeated)
             else item
             for row, item in zip(rows, checked, strict=True)
         ]
+        questions = [question_key(item.problem) for item in checked if isinstance(item, CheckedRow)]
+        self.repeats += sum(self._questions.add(questions))
+        return checked
 
     def _checked(self, row: RawRow) -> CheckedRow | BadRow:
-        config = self._config
         try:
             if row.fault:
                 raise _Unusable(row.fault, row.detail)
-            question = _text(row.values, config.question_column, "question", numbers=False)
-            answer = self._answer(_text(row.values, config.answer_column, "answer", numbers=True))
-            problem = Problem(id=self._id(row), question=question, answer=answer, source=row.source)
-            return CheckedRow(problem, _number(row.values, self._difficulty_column, "difficulty"))
+            turns, question = _question(row)
+            answer = self._answer(row)
+            problem = Problem(id=self._id(row), question=question, answer=answer, source=row.source, turns=turns)
+            return CheckedRow(problem, _number(row.values, row.columns.difficulty, "difficulty"))
         except _Unusable as fault:
             return BadRow(row.place, fault.reason, fault.detail)
 
-    def _answer(self, text: str) -> str:
+    def _answer(self, row: RawRow) -> str:
+        column = row.columns.answer
+        value = value_at(row.values, column)
+        if isinstance(value, list) and value and self._config.answer_list == "all":
+            return ", ".join(_text(item, column, "answer", numbers=True) for item in value)
+        text = _text(value, column, "answer", numbers=True)
         if self._pattern is None:
-            return text
+            found = _LAST_LINE.search(text) if self._config.format in ("auto", "gsm8k") else None
+            self.marked += bool(found)
+            return found[1].strip() if found else text
         match = self._pattern.search(text)
         answer = (match.group(1) or "").strip() if match else ""
         if not answer:
-            column = self._config.answer_column
             raise _Unusable("answer not found", f"answer_pattern {self._pattern.pattern!r} finds none in {column!r}")
         return answer
 
     def _id(self, row: RawRow) -> str:
-        column = self._config.id_column
-        if column is None and row.values.get(DEFAULT_ID_COLUMN) is None:
+        column = row.columns.id
+        value = value_at(row.values, column) if column is not None else None
+        if column is None or (value is None and not self._config.id_column):
             return f"{row.source}:{row.number}"
-        return _text(row.values, column or DEFAULT_ID_COLUMN, "id", numbers=True)
+        return _text(value, column, "id", numbers=True)
+
+
+def question_key(problem: Problem) -> str:
+    """A text that is equal for questions that differ in case and white space only."""
+    return " ".join(f"{problem.turns} {problem.question}".casefold().split())
 
 
 class SeenIds:
@@ -114,9 +136,20 @@ class _Unusable(Exception):
         self.reason, self.detail = reason, detail
 
 
-def _text(values: dict[str, Any], column: str, what: str, *, numbers: bool) -> str:
-    """The text of a column without space at its ends; of a finite number too when numbers are accepted."""
-    value = values.get(column)
+def _question(row: RawRow) -> tuple[str, str]:
+    """The turns before the question, and the question."""
+    column = row.columns.question
+    turns, value = "", value_at(row.values, column)
+    if isinstance(value, list):
+        if (chat := split_chat(value)) is None:
+            detail = f"the question in column {column!r} is of type list, not text or a chat with a user turn"
+            raise _Unusable("question of wrong type", detail)
+        turns, value = chat
+    return turns, _text(value, column, "question", numbers=False)
+
+
+def _text(value: Any, column: str, what: str, *, numbers: bool) -> str:
+    """The text of a value without space at its ends; of a finite number too when numbers are accepted."""
     if value is None:
         raise _Unusable(f"missing {what}", f"no {what} in column {column!r}")
     if isinstance(value, bytes):
@@ -127,11 +160,16 @@ def _text(values: dict[str, Any], column: str, what: str, *, numbers: bool) -> s
     if numbers and isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
         if not isinstance(value, int) and not math.isfinite(value):
             raise _Unusable(f"{what} of wrong type", f"the {what} in column {column!r} is {value}, not finite")
-        value = str(value)
+        is_whole = what == "answer" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+        value = str(int(value) if is_whole else value)
     if not isinstance(value, str):
         accepted = "text or a number" if numbers else "text"
         kind = type(value).__name__
-        raise _Unusable(f"{what} of wrong type", f"the {what} in column {column!r} is of type {kind}, not {accepted}")
+        hint = "; data.train.answer_list=all takes a list as an answer of several parts" if kind == "list" else ""
+        raise _Unusable(
+            f"{what} of wrong type",
+            f"the {what} in column {column!r} is of type {kind}, not {accepted}" + (hint if what == "answer" else ""),
+        )
     text = value.strip()
     if not text:
         raise _Unusable(f"empty {what}", f"the {what} in column {column!r} is empty")
@@ -143,14 +181,20 @@ def _text(values: dict[str, Any], column: str, what: str, *, numbers: bool) -> s
 
 
 def _number(values: dict[str, Any], column: str | None, what: str) -> float:
-    """The number of a column, or its text as one; NaN where there is none."""
-    value = values.get(column) if column is not None else None
+    """The number of a column, or its text as one, `Level 5` as 5; NaN, as for `Level ?`, where there is none."""
+    value = value_at(values, column) if column is not None else None
     if value is None:
         return math.nan
     try:
-        number = math.inf if isinstance(value, bool) else float(value)
+        level = _LEVEL.fullmatch(value.strip()) if isinstance(value, str) else None
+        if level and level[1] == "?":
+            return math.nan
+        number = math.inf if isinstance(value, bool) else float(level[1] if level else value)
     except (TypeError, ValueError, OverflowError):
         number = math.inf
     if math.isinf(number):
-        raise _Unusable(f"{what} of wrong type", f"the {what} in column {column!r} is {value!r}, not a finite number")
+        raise _Unusable(
+            f"{what} of wrong type",
+            f"the {what} in column {column!r} is {value!r}, not a finite number or a text such as 'Level 5'",
+        )
     return number

@@ -1,4 +1,4 @@
-"""Rows of local or remote .jsonl, .json and .parquet files, gzipped or not, and of folders of them."""
+"""Rows of local or remote data files, gzipped or not, and of folders of them."""
 
 import gzip
 import hashlib
@@ -9,25 +9,28 @@ import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
 from gainrl_ray.config import SourceConfig
-from gainrl_ray.data.rows import RawRow, require_columns, used_columns
+from gainrl_ray.data.columns import choose_columns, names_in
+from gainrl_ray.data.folders import README, chosen_split, files_of_split, refuse_loops, refuse_subset
+from gainrl_ray.data.rows import RawRow
+from gainrl_ray.data.text_rows import csv_rows, json_rows, refuse_utf16
 from gainrl_ray.errors import DataError
 from gainrl_ray.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
-_BOM = b"\xef\xbb\xbf"
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _CHUNK_BYTES = 1 << 20
 _BATCH_ROWS = 1024
-_HEAD_ROWS = 100  # rows of a JSON file that are looked at before a column counts as unknown
+_HEAD_ROWS = 100  # rows of a text file that are looked at before a column counts as unknown
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException)  # OSError covers gzip.BadGzipFile
 
 
@@ -38,13 +41,13 @@ def format_of(name: str) -> str | None:
 
 
 class FileSource:
-    """The rows of one file, or of all files below a folder in the order of their names."""
+    """The rows of one file, or of a folder's files of one split in the order of their names."""
 
     def __init__(self, config: SourceConfig) -> None:
         """Find the files.
 
         Raises:
-            DataError: no such file or folder, or none with one of the suffixes.
+            DataError: no such file or folder, none with one of the suffixes, or a split or subset that is not there.
         """
         self._config = config
         self._storage = Storage(config.path)
@@ -63,63 +66,76 @@ class FileSource:
         return digest.hexdigest()
 
     def rows(self) -> Iterator[RawRow]:
-        """The rows; a .json array is held in memory as text, every other file is read piece by piece."""
+        """The rows; a JSON document is held in memory as text, every other file is read piece by piece."""
         for name, path in self._files.items():
             with _reading(name), self._open(path) as stored:
                 stream = cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if name.lower().endswith(".gz") else stored
                 kind = format_of(name)
                 if kind == ".parquet":  # its footer comes first, so a gzipped one is unpacked as a whole
                     yield from self._parquet_rows(name, stored if stream is stored else io.BytesIO(stream.read()))
-                elif kind == ".json":
-                    content = stream.read()
-                    is_array = content.removeprefix(_BOM).lstrip()[:1] == b"["
-                    rows = _array(name, content) if is_array else _lines(name, io.BytesIO(content))
-                    yield from self._checked(name, rows)
+                    continue
+                text = io.BufferedReader(cast(Any, stream), _CHUNK_BYTES)
+                refuse_utf16(name, text)
+                if kind in (".csv", ".tsv"):
+                    yield from self._with_columns(name, csv_rows(name, text, "\t" if kind == ".tsv" else None))
                 else:
-                    yield from self._checked(name, _lines(name, io.BufferedReader(cast(Any, stream), _CHUNK_BYTES)))
+                    yield from self._with_columns(name, json_rows(name, text))
 
     def _find(self) -> dict[str, str]:
         """Name in messages -> path in the file system."""
-        filesystem, root = self._storage.filesystem, self._storage.path
-        with _reading(self._config.path):
+        config, filesystem, root = self._config, self._storage.filesystem, self._storage.path
+        with _reading(config.path):
             kind = filesystem.get_file_info(root).type
             if kind == pyarrow.fs.FileType.File:
                 if format_of(root) is None:
-                    raise DataError(f"data file {self._config.path!r} is of no known kind: accepted are {_accepted()}")
+                    raise DataError(f"data file {config.path!r} is of no known kind: accepted are {_accepted()}")
+                refuse_subset(config)
+                chosen_split(config, ["train"], f"file {config.path!r}")
                 return {PurePosixPath(root).name: root}
             if kind == pyarrow.fs.FileType.NotFound:
-                raise DataError(f"data file or folder {self._config.path!r} does not exist: check the path")
+                raise DataError(f"data file or folder {config.path!r} does not exist: check the path")
+            if self._storage.is_local:
+                refuse_loops(root)
             selector = pyarrow.fs.FileSelector(root, recursive=True)
             infos = [info for info in filesystem.get_file_info(selector) if info.type == pyarrow.fs.FileType.File]
         names = {str(PurePosixPath(info.path).relative_to(root)): info.path for info in infos}
-        found = {name: names[name] for name in sorted(names) if format_of(name) and not _hidden(name)}
-        if not found:
-            raise DataError(f"folder {self._config.path!r} holds no data file: accepted are {_accepted()}")
-        if others := sorted(set(names) - set(found)):
-            logger.warning("%s: %d files are no data files: %s", self._config.path, len(others), ", ".join(others[:5]))
-        return found
+        if not any(format_of(name) for name in names):
+            raise DataError(f"folder {config.path!r} holds no data file: accepted are {_accepted()}")
+        found, others = files_of_split(names, lambda: self._storage.read_text(README), config)
+        if unknown := [name for name in found if not format_of(name)]:
+            raise DataError(
+                f"folder {config.path!r} is read for {unknown[0]!r} and its like: accepted are {_accepted()}"
+            )
+        if others:
+            logger.warning("%s: %d files are of no split: %s", config.path, len(others), ", ".join(others[:5]))
+        return {name: names[name] for name in found}
 
     def _open(self, path: str) -> BinaryIO:
         """A seekable stream of the file's bytes as stored."""
         return cast(BinaryIO, self._storage.filesystem.open_input_file(path))
 
-    def _checked(self, name: str, rows: Iterator[RawRow]) -> Iterator[RawRow]:
-        """The same rows; raises DataError when a column of the config is in none of the first readable ones."""
-        head = list(itertools.islice(rows, _HEAD_ROWS))
-        readable = [row for row in head if not row.fault]
-        if readable:
-            require_columns(self._config, (column for row in readable for column in row.values), name)
-        yield from itertools.chain(head, rows)
+    def _with_columns(self, name: str, rows: Iterator[RawRow]) -> Iterator[RawRow]:
+        """The same rows; raises DataError when a column that is needed is in none of the first readable ones."""
+        for first in rows:
+            if first.fault:
+                yield first
+                continue
+            head = [first, *itertools.islice(rows, _HEAD_ROWS - 1)]
+            available = (column for row in head for column in names_in(row.values))
+            columns = choose_columns(self._config, available, name)
+            yield from (replace(row, columns=columns) for row in itertools.chain(head, rows))
 
     def _parquet_rows(self, name: str, stream: BinaryIO) -> Iterator[RawRow]:
         with pq.ParquetFile(stream) as file:
-            require_columns(self._config, file.schema_arrow.names, name)
-            columns = used_columns(self._config, file.schema_arrow.names)
+            schema = file.schema_arrow
+            columns = choose_columns(self._config, names_in(schema), name)
+            read = columns.roots(schema.names)
             numbers = itertools.count(1)
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-                lists = [_values(batch.column(column)) for column in columns]
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=read):
+                lists = [_values(batch.column(column)) for column in read]
                 for values in zip(*lists, strict=True):
-                    yield RawRow(source=name, number=next(numbers), values=dict(zip(columns, values, strict=True)))
+                    values = dict(zip(read, values, strict=True))
+                    yield RawRow(source=name, number=next(numbers), values=values, columns=columns)
 
 
 @contextmanager
@@ -134,71 +150,12 @@ def _reading(name: str) -> Iterator[None]:
         ) from error
 
 
-def _lines(name: str, stream: Any) -> Iterator[RawRow]:
-    """Rows of JSON lines; blank lines are none."""
-    for number, raw in enumerate(stream, start=1):
-        line = raw.removeprefix(_BOM) if number == 1 else raw
-        if line.strip():
-            yield _line(name, number, line)
-
-
-def _line(name: str, number: int, line: bytes) -> RawRow:
-    try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        fault, detail = "not UTF-8", f"byte {error.start} of the line is not UTF-8"
-    except (ValueError, RecursionError) as error:
-        fault, detail = "invalid JSON", f"the line is not JSON: {error}"
-    else:
-        return _row(name, number, "line", value)
-    return RawRow(source=name, number=number, unit="line", fault=fault, detail=detail)
-
-
-def _row(name: str, number: int, unit: Literal["line", "row"], value: Any) -> RawRow:
-    if isinstance(value, dict):
-        return RawRow(source=name, number=number, unit=unit, values=value)
-    fault, detail = "not a JSON object", f"the {unit} is a JSON {type(value).__name__}, not an object"
-    return RawRow(source=name, number=number, unit=unit, fault=fault, detail=detail)
-
-
-def _array(name: str, content: bytes) -> Iterator[RawRow]:
-    """Rows of a JSON array of objects, decoded one at a time. Raises DataError at the first syntax error."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{name} line {line}: byte {error.start} of the file is not UTF-8: convert the file") from error
-    decoder, numbers = json.JSONDecoder(), itertools.count(1)
-    position = _skip_space(text, text.index("[") + 1)
-    while text[position : position + 1] != "]":
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name} row {next(numbers)}: the array is not JSON ({error}): mend the file") from error
-        yield _row(name, next(numbers), "row", value)
-        position = _skip_space(text, position)
-        if text[position : position + 1] == ",":
-            position = _skip_space(text, position + 1)
-        elif text[position : position + 1] != "]":
-            raise DataError(f"{name}: no ',' or ']' after row {next(numbers) - 1} of the array: mend the file")
-
-
-def _skip_space(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
-
-
 def _values(column: pa.Array) -> list[Any]:
     """The column as Python values; as bytes when some text is not UTF-8."""
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
         return column.cast(pa.large_binary()).to_pylist()
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
 
 
 def _accepted() -> str:

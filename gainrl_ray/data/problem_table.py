@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,14 @@ class RowReport:
     bad: dict[str, int]  # reason -> rows
     examples: tuple[str, ...]  # the first bad rows, with file and line
     bad_rows: str  # where all of them are listed; "" without any
+    notes: tuple[str, ...] = ()  # what else is worth knowing: columns found, questions that repeat, rows beyond a limit
 
     def __str__(self) -> str:
+        notes = f" ({'; '.join(self.notes)})" if self.notes else ""
         if not self.bad:
-            return f"{self.kept:,} problems of {self.path}"
-        return f"{self.kept:,} of {self.rows_read:,} rows of {self.path}, left out: {self.reasons} ({self.bad_rows})"
+            return f"{self.kept:,} problems of {self.path}{notes}"
+        left_out = f"left out: {self.reasons} ({self.bad_rows})"
+        return f"{self.kept:,} of {self.rows_read:,} rows of {self.path}{notes}, {left_out}"
 
     @property
     def reasons(self) -> str:
@@ -84,7 +87,8 @@ class ProblemTable:
             stored = json.loads(folder.read_text(REPORT_FILE))
             digest = stored.pop("digest")
             bad_rows = folder.child(BAD_ROWS_FILE).uri if stored["bad"] else ""
-            report = RowReport(**(stored | {"examples": tuple(stored["examples"])}), bad_rows=bad_rows)
+            stored |= {name: tuple(stored[name]) for name in ("examples", "notes")}
+            report = RowReport(**stored, bad_rows=bad_rows)
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
                 raise
@@ -172,8 +176,17 @@ class ProblemTable:
         group = int(np.searchsorted(self._starts, place, side="right")) - 1
         values = self._group(group).slice(place - int(self._starts[group]), 1).to_pylist()[0]
         return Problem(
-            id=values["problem_id"], question=values["question"], answer=values["answer"], source=values["source"]
+            id=values["problem_id"],
+            question=values["question"],
+            answer=values["answer"],
+            source=values["source"],
+            turns=values["turns"],
         )
+
+    def questions(self) -> Iterator[pa.Array]:
+        """All questions of the whole dataset, some thousands at a time."""
+        for batch in self._file.iter_batches(columns=["question"]):
+            yield batch.column("question")
 
     def prompt(self, row: int) -> Prompt:
         """The prompt of a row's problem, tokenised now. Raises IndexError for a row outside 0..N-1."""
@@ -183,9 +196,8 @@ class ProblemTable:
         """A decoded row group, from the cache when it was used lately."""
         with self._lock:
             if group not in self._cache:
-                self._cache[group] = self._file.read_row_group(
-                    group, columns=["problem_id", "question", "answer", "source"]
-                )
+                columns = ["problem_id", "question", "answer", "source", "turns"]
+                self._cache[group] = self._file.read_row_group(group, columns=columns)
                 if len(self._cache) > _CACHED_GROUPS:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(group)

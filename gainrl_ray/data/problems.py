@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from gainrl_ray.config import SourceConfig
 from gainrl_ray.data.checks import BadRow, CheckedRow, RowChecker
+from gainrl_ray.data.columns import USUAL_COLUMNS, Columns
 from gainrl_ray.data.problem_columns import write_columns
-from gainrl_ray.data.problem_table import BAD_ROWS_FILE, PROBLEMS_FILE, REPORT_FILE, ProblemTable
+from gainrl_ray.data.problem_table import BAD_ROWS_FILE, PROBLEMS_FILE, REPORT_FILE, ProblemTable, RowReport
 from gainrl_ray.data.prompts import PromptBuilder, RefusedPrompt
 from gainrl_ray.data.rows import RawRow, Source
 from gainrl_ray.data.sources import open_source
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 DATASETS = "datasets"
 
-_FORMAT = 3  # of the four files; part of the key under which they are kept
+_FORMAT = 4  # of the four files; part of the key under which they are kept
 _CHUNK_ROWS = 1024  # rows checked, tokenised and written together: bounds memory
 _SHOWN_ROWS = 5  # bad rows in an error
 
@@ -41,6 +42,7 @@ _SCHEMA = pa.schema(
         ("source", pa.string()),
         ("prompt_tokens", pa.int64()),
         ("difficulty", pa.float64()),
+        ("turns", pa.string()),
     ]
 )
 
@@ -55,7 +57,7 @@ def prepare_problems(
 ) -> ProblemTable:
     """The checked problems of a dataset, from `storage`'s folder `datasets` when the same inputs were checked before.
 
-    Memory is bounded whatever the dataset's size (a .json array apart). Bad rows are counted, and listed with file and
+    Memory is bounded whatever the dataset's size (JSON documents apart). Bad rows are counted, and listed with file and
     line in bad_rows.jsonl beside the problems. `on_progress` is given the number of rows checked so far, every
     thousand rows.
 
@@ -70,17 +72,26 @@ def prepare_problems(
     table = ProblemTable.open(folder, prompts)
     # Equal content under another path was checked before: messages speak of the path at hand.
     report = table.report = replace(table.report, path=config.path)
+    count = sum(report.bad.values())
     if report.bad and (on_bad_row == "error" or not report.kept):
-        remedy = "mend them, or leave them out with data.on_bad_row=skip" if report.kept else "mend them"
+        skip = f", or leave out {'that one' if count == 1 else f'those {count}'} with data.on_bad_row=skip"
+        remedy = f"{_numbering(report)}mend them{skip if report.kept else ''}"
         raise DataError(
-            f"{sum(report.bad.values())} of {report.rows_read} rows of {report.path} cannot be used ({report.reasons}):"
+            f"{count} of {report.rows_read} rows of {report.path} cannot be used ({report.reasons}):"
             f"\n  " + "\n  ".join(report.examples) + f"\nall of them: {report.bad_rows}; {remedy}"
         )
     if not report.kept:
         raise DataError(f"{report.path} holds no rows: give a dataset with problems")
     if report.bad:
-        logger.warning("%s", report)
+        logger.warning("%s%s", _numbering(report), report)
     return table
+
+
+def _numbering(report: RowReport) -> str:
+    """What to do about ids that are none, with a comma; "" where all are."""
+    if not any(reason.endswith(" id") or reason.startswith("id ") for reason in report.bad):
+        return ""
+    return "take file name and row number for ids with data.train.id_column='' (or data.heldout.id_column=''), "
 
 
 def _key(source: Source, config: SourceConfig, prompts: PromptBuilder) -> str:
@@ -96,7 +107,7 @@ def _canonicalise(
     checker, content = RowChecker(config), hashlib.sha256()
     bad: Counter[str] = Counter()
     examples: list[str] = []
-    kept = 0
+    kept, columns = 0, USUAL_COLUMNS
     with (
         folder.create(PROBLEMS_FILE) as problems_path,
         folder.create(BAD_ROWS_FILE) as bad_path,
@@ -104,20 +115,25 @@ def _canonicalise(
         write_columns(folder) as add_columns,
         bad_path.open("w", encoding="utf-8") as bad_file,
     ):
-        for rows in _chunks(itertools.islice(source.rows(), config.limit)):
+        rows_of_source = source.rows()
+        for rows in _chunks(itertools.islice(rows_of_source, config.limit)):
+            columns = rows[-1].columns
             good, refused = _checked(rows, checker, prompts)
             for item in refused:
                 bad_file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
             bad.update(item.reason for item in refused)
             examples += [str(item) for item in refused[: _SHOWN_ROWS - len(examples)]]
             for (problem, _), _ in good:
-                content.update(json.dumps([problem.id, problem.question, problem.answer, problem.source]).encode())
+                values = [problem.id, problem.question, problem.answer, problem.source]
+                values += [problem.turns] if problem.turns else []
+                content.update(json.dumps(values).encode())
             if good:
                 table = _table(good, kept)
                 writer.write_table(table)
                 add_columns(table)
             kept += len(good)
             on_progress(kept + sum(bad.values()))
+        is_cut = config.limit is not None and next(rows_of_source, None) is not None
     if not bad:
         folder.delete(BAD_ROWS_FILE)
     report = {
@@ -126,9 +142,27 @@ def _canonicalise(
         "kept": kept,
         "bad": bad,
         "examples": examples,
+        "notes": _notes(config, columns, checker, is_cut),
         "digest": content.hexdigest(),
     }
     folder.write_text(REPORT_FILE, json.dumps(report, indent=1))
+
+
+def _notes(config: SourceConfig, columns: Columns, checker: RowChecker, is_cut: bool) -> list[str]:
+    """What a person did not say and may not expect."""
+    found = [
+        f"{what} from column {name!r}"
+        for what, name, setting, expected in (
+            ("question", columns.question, config.question_column, USUAL_COLUMNS.question),
+            ("answer", columns.answer, config.answer_column, USUAL_COLUMNS.answer),
+        )
+        if setting is None and name != expected
+    ]
+    if checker.marked:
+        found.append(f"{checker.marked:,} answers from behind ####")
+    if checker.repeats:
+        found.append(f"{checker.repeats:,} repeat an earlier question")
+    return [*found, f"its first {config.limit:,} rows, by the limit"] if is_cut else found
 
 
 def _checked(
@@ -160,6 +194,7 @@ def _table(good: list[tuple[CheckedRow, Prompt]], first_row: int) -> pa.Table:
             "source": [row.problem.source for row, _ in good],
             "prompt_tokens": [len(prompt.token_ids) for _, prompt in good],
             "difficulty": [row.difficulty for row, _ in good],
+            "turns": [row.problem.turns for row, _ in good],
         },
         schema=_SCHEMA,
     )

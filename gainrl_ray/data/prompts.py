@@ -32,7 +32,7 @@ class PromptBuilder:
     A prompt is [system prompt,] [example exchange,] question + instruction, and the opening of the answer, as the
     chat template writes them. Its spans partition it:
 
-    - prefix: `prefix_ids`, the same tokens in every prompt;
+    - prefix: `prefix_ids`, the same tokens in every prompt; of a problem with turns before its question, all up to it;
     - question: the tokens after it up to the last one with a character of the question, so that a token across
       the question's border counts to the question;
     - suffix: the rest, the instruction included.
@@ -80,9 +80,12 @@ class PromptBuilder:
         """The prompt of each problem, or why there is none; tokenised together, which is several times faster."""
         if not problems:
             return []
-        texts = self._template.render([problem.question for problem in problems])
-        encoded = self._encode(texts)
-        return [self._prompt(*item) for item in zip(problems, texts, *encoded, strict=True)]
+        refused = {turns: self._refused(turns) for turns in {problem.turns for problem in problems} if turns}
+        usable = [problem for problem in problems if not refused.get(problem.turns)]
+        texts = self._template.render([(problem.turns, problem.question) for problem in usable]) if usable else []
+        encoded = self._encode(texts) if usable else ([], [])
+        built = iter([self._prompt(*item) for item in zip(usable, texts, *encoded, strict=True)])
+        return [refused.get(problem.turns) or next(built) for problem in problems]
 
     def continuations(self, before: str, texts: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
         """Of `before` + each text: the token ids after a prompt, and how many of them, the last, hold the text.
@@ -114,6 +117,16 @@ class PromptBuilder:
         """Hex sha256 of all that a prompt depends on, `max_tokens` included."""
         return _digest([self.tokenizer_digest, self.template_digest, self._config.max_tokens])
 
+    def _refused(self, turns: str) -> RefusedPrompt | None:
+        """Why there is no prompt with these turns before the question; None where there is."""
+        try:
+            self._template.borders(turns)
+        except DataError as error:
+            return RefusedPrompt("turns refused by the template", str(error))
+        special = next((content for content in self._special.values() if content in turns), None)
+        detail = f"a turn before the question contains the special token {special!r}"
+        return RefusedPrompt("special token", detail) if special else None
+
     def _shared_prefix(self) -> tuple[int, ...]:
         """The tokens before the question that no question changes."""
         texts = [self._prefix_text + probe + self._suffix_text for probe in _PROBES]
@@ -138,12 +151,15 @@ class PromptBuilder:
     def _prompt(
         self, problem: Problem, text: str, ids: list[int], offsets: list[tuple[int, int]]
     ) -> Prompt | RefusedPrompt:
+        before, after = self._template.borders(problem.turns)
         start = len(self.prefix_ids)
-        if text != self._prefix_text + problem.question + self._suffix_text:
+        if problem.turns:
+            start = next((place for place, (_, stop) in enumerate(offsets) if stop > len(before)), len(ids))
+        if text != before + problem.question + after:
             return RefusedPrompt("changed by the template", "the chat template does not copy the question unchanged")
-        if tuple(ids[:start]) != self.prefix_ids:
+        if not problem.turns and tuple(ids[:start]) != self.prefix_ids:
             return RefusedPrompt("changes the prefix", "the question changes the tokens of the shared prefix before it")
-        stop = bisect_left(offsets, len(self._prefix_text) + len(problem.question), lo=start, key=lambda pair: pair[0])
+        stop = bisect_left(offsets, len(before) + len(problem.question), lo=start, key=lambda pair: pair[0])
         if rowless := rowless_tokens(self._tokenizer, ids):
             return RefusedPrompt("token unknown to the model", f"the model has no row for the token {rowless[0]!r}")
         special = self._special_token(problem.question, ids[start:stop])

@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bench import Bench, contents
 
-from gainrl_ray.config import ModelConfig, PromptConfig, SourceConfig
+from gainrl_ray.config import ModelConfig, PromptConfig
 from gainrl_ray.data import files, problem_columns, problem_table, problems
 from gainrl_ray.data.arithmetic import generate
 from gainrl_ray.data.checks import SeenIds
-from gainrl_ray.data.problems import ProblemTable, prepare_problems
+from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.data.prompts import PromptBuilder
 from gainrl_ray.errors import DataError
 from gainrl_ray.model.loading import load_tokenizer
@@ -35,39 +36,9 @@ def prompts() -> PromptBuilder:
     return PromptBuilder(load_tokenizer(ModelConfig()), config)
 
 
-class Bench:
-    """Prepares problems under one storage."""
-
-    def __init__(self, folder: Path, prompts: PromptBuilder) -> None:
-        self.folder, self.prompts = folder, prompts
-        self.storage = Storage(str(folder / "storage"))
-
-    def prepare(self, path: object, on_bad_row: Any = "error", **fields: Any) -> ProblemTable:
-        config = SourceConfig(path=str(path), **fields)
-        return prepare_problems(config, prompts=self.prompts, on_bad_row=on_bad_row, storage=self.storage)
-
-    def lines(self, *lines: object, name: str = "set.jsonl") -> Path:
-        """A JSON lines file; dicts are written as JSON, bytes and text as they are."""
-        encoded = [line if isinstance(line, bytes) else _text(line).encode() for line in lines]
-        (self.folder / name).write_bytes(b"".join(line + b"\n" for line in encoded))
-        return self.folder / name
-
-    def bad_rows(self, table: ProblemTable) -> list[dict[str, str]]:
-        return [json.loads(line) for line in Path(table.report.bad_rows).read_text().splitlines()]
-
-
-def _text(line: object) -> str:
-    return line if isinstance(line, str) else json.dumps(line)
-
-
 @pytest.fixture
 def bench(tmp_path: Path, prompts: PromptBuilder) -> Bench:
     return Bench(tmp_path, prompts)
-
-
-def contents(table: ProblemTable) -> list[tuple[str, str, str]]:
-    found = [table.problem(row) for row in range(len(table))]
-    return [(problem.id, problem.question, problem.answer) for problem in found]
 
 
 EXPECTED = [(row["id"], row["problem"], row["answer"]) for row in ROWS]
@@ -108,11 +79,12 @@ def test_a_folder_is_read_in_the_order_of_names(bench: Bench, caplog: pytest.Log
     for name, row in (("b.jsonl", ROWS[1]), ("a.jsonl", ROWS[0]), ("sub/c.jsonl", ROWS[2])):
         (folder / name).write_text(json.dumps(row))
     (folder / "README.md").write_text("")
+    (folder / "notes.txt").write_text("")
     (folder / ".hidden.jsonl").write_text("{")
     table = bench.prepare(folder)
     assert list(table.ids) == ["q0", "q1", "q2"]
     assert table.problem(2).source == "sub/c.jsonl"
-    assert "README.md" in caplog.text
+    assert "2 files are of no split: .hidden.jsonl, notes.txt" in caplog.text
 
 
 def test_a_uri_is_read_like_a_path(bench: Bench) -> None:
@@ -265,8 +237,9 @@ def test_a_column_may_be_missing_in_the_first_row(bench: Bench) -> None:
         ("a.json", b'[{"problem": "a"}, {"problem"', r"a\.json row 2: the array is not JSON"),
         ("a.json", b'[{"problem": "a"} {"problem": "b"}]', r"a\.json: no ',' or '\]' after row 1"),
         ("a.json", b'[{"problem": "a"}', r"a\.json: no ',' or '\]' after row 1"),
+        ("a.json", b'[{"problem": "a"}]\n[{"problem": "b"}]', r"a\.json: text after the array, which has 1 rows"),
         ("a.json", b'[\n"\xff"]', r"a\.json line 2: byte 3 of the file is not UTF-8"),
-        ("a.csv", b"problem,answer", r"'.*a\.csv' is of no known kind: accepted are \.jsonl"),
+        ("a.xlsx", b"problem,answer", r"'.*a\.xlsx' is of no known kind: accepted are \.jsonl"),
         ("a.jsonl", b"", r"a\.jsonl holds no rows"),
         ("a.json", b"[]", r"a\.json holds no rows"),
     ],
@@ -346,7 +319,8 @@ def test_the_digest_is_of_content_and_order(bench: Bench) -> None:
 def test_the_canonical_parquet(bench: Bench) -> None:
     table = bench.prepare(bench.lines(*ROWS))
     stored = pq.read_table(table.path)
-    assert stored.column_names == ["row", "problem_id", "question", "answer", "source", "prompt_tokens", "difficulty"]
+    names = ["row", "problem_id", "question", "answer", "source", "prompt_tokens", "difficulty", "turns"]
+    assert stored.column_names == names
     assert stored["row"].to_pylist() == [0, 1, 2, 3, 4]
     expected = [len(bench.prompts.build(table.problem(row)).token_ids) for row in range(5)]
     assert table.columns["prompt_tokens"].to_pylist() == stored["prompt_tokens"].to_pylist() == expected
