@@ -97,6 +97,15 @@ class Attempt:
         """Whether the attempt failed or was cancelled."""
         return self._error is not None
 
+    @property
+    def doing(self) -> str:
+        """What it is at, in a few words."""
+        with self._changed:
+            step = min(self.plans.keys() - self.states.keys(), default=None)
+        if step is None or self.published < 0:
+            return "learners and engines start"
+        return f"step {step + 1}: {'training' if step in self.batches else 'generating'}"
+
     def check(self) -> None:
         """Raise the error with which the attempt ended, if it did."""
         if self._error is not None:

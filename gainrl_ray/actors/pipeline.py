@@ -133,9 +133,10 @@ class RolloutPipeline:
         """Put a line of a learner's among those for the console."""
         self._parts.record.say(line)
 
-    def progress(self, after: int) -> tuple[list[str], str | None, bool]:
-        """Console lines from number `after` on, the error that ended the run if any, and whether a stop was asked."""
-        return self._parts.record.lines[after:], self._failure, self._stop
+    def progress(self, after: int) -> tuple[list[str], str, str | None, bool]:
+        """Console lines from number `after` on, what goes on, the error that ended the run if any, and whether a stop
+        was asked."""
+        return self._parts.record.lines[after:], self._attempt.doing, self._failure, self._stop
 
     def request_stop(self) -> None:
         """End the run after the step under way, with a commit."""

@@ -18,6 +18,7 @@ from gainrl_ray.actors.pipeline_actor import PipelineActor, engine_settings
 from gainrl_ray.actors.remote import Remote
 from gainrl_ray.actors.trainer import build_trainer
 from gainrl_ray.config import Config
+from gainrl_ray.console import SILENCE_S
 from gainrl_ray.curricula.base import Column
 from gainrl_ray.data.problems import ProblemTable
 from gainrl_ray.data.stored_array import StoredArray
@@ -155,18 +156,25 @@ class _Fit(threading.Thread):
 
 
 def _watch(fit: _Fit, pipeline: Remote, say: Say) -> bool:
-    """Print the pipeline's lines until the trainer ends; whether the run was stopped early.
+    """Print the pipeline's lines, and a word where there is none for long, until the trainer ends; whether the run was
+    stopped early.
 
     A rank that failed is not waited for any longer than FAILURE_GRACE_S: the others may hang in a collective.
     """
     shown, stopped, message = 0, False, None
-    failed_at = float("inf")
+    failed_at, last = float("inf"), time.monotonic()
+    words = 0  # since the last line
     while True:
         alive = fit.is_alive()
-        lines, message, stopped = pipeline.progress(shown)
+        lines, doing, message, stopped = pipeline.progress(shown)
         for line in lines:
             say(line)
         shown += len(lines)
+        if lines:
+            last, words = time.monotonic(), 0
+        elif time.monotonic() - last > SILENCE_S * (words + 1):
+            say(f"  {doing}, {time.monotonic() - last:.0f} s")
+            words += 1
         if message is not None:
             failed_at = min(failed_at, time.monotonic())
         if not alive or time.monotonic() - failed_at > FAILURE_GRACE_S:
