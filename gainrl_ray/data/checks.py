@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gainrl_ray.config import SourceConfig
-from gainrl_ray.data.chat import split_chat
+from gainrl_ray.data.chat import question_key, split_chat
 from gainrl_ray.data.columns import value_at
 from gainrl_ray.data.rows import RawRow
 from gainrl_ray.types import Problem
@@ -61,8 +61,8 @@ class RowChecker:
             else item
             for row, item in zip(rows, checked, strict=True)
         ]
-        questions = [question_key(item.problem) for item in checked if isinstance(item, CheckedRow)]
-        self.repeats += sum(self._questions.add(questions))
+        problems = [item.problem for item in checked if isinstance(item, CheckedRow)]
+        self.repeats += sum(self._questions.add([question_key(each.turns, each.question) for each in problems]))
         return checked
 
     def _checked(self, row: RawRow) -> CheckedRow | BadRow:
@@ -98,11 +98,6 @@ class RowChecker:
         if column is None or (value is None and not self._config.id_column):
             return f"{row.source}:{row.number}"
         return _text(value, column, "id", numbers=True)
-
-
-def question_key(problem: Problem) -> str:
-    """A text that is equal for questions that differ in case and white space only."""
-    return " ".join(f"{problem.turns} {problem.question}".casefold().split())
 
 
 class SeenIds:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gainrl_ray.data.chat import question_key
 from gainrl_ray.data.orders import keep_order, keep_rows, order_within, sorted_places
 from gainrl_ray.data.problem_columns import ProblemIds, open_columns
 from gainrl_ray.data.prompts import PromptBuilder
@@ -183,10 +184,10 @@ class ProblemTable:
             turns=values["turns"],
         )
 
-    def questions(self) -> Iterator[pa.Array]:
-        """All questions of the whole dataset, some thousands at a time."""
-        for batch in self._file.iter_batches(columns=["question"]):
-            yield batch.column("question")
+    def question_keys(self) -> Iterator[str]:
+        """The `question_key` of all problems of the whole dataset, row by row."""
+        for batch in self._file.iter_batches(columns=["turns", "question"]):
+            yield from map(question_key, *(batch.column(name).to_pylist() for name in ("turns", "question")))
 
     def prompt(self, row: int) -> Prompt:
         """The prompt of a row's problem, tokenised now. Raises IndexError for a row outside 0..N-1."""

@@ -460,3 +460,16 @@ def test_held_out_questions_that_are_trained_too(bench: Bench) -> None:
     )
     assert overlap(train, bench.prepare(bench.lines(row(50), name="other.jsonl"))) == ""
     assert overlap(train, train).endswith("train.jsonl:1, train.jsonl:2, train.jsonl:3, ...")
+
+
+def test_the_same_last_turn_of_another_chat_is_another_question(bench: Bench) -> None:
+    def chat(first: str) -> dict[str, Any]:
+        turns = [("user", first), ("assistant", "Yes."), ("user", "And twice that?")]
+        return {"messages": [{"role": role, "content": content} for role, content in turns], "answer": 1}
+
+    train = bench.prepare(bench.lines(chat("Is 2 even?"), chat("Is 4 even?"), name="train.jsonl"))
+    assert not any("repeat" in note for note in train.report.notes)
+    heldout = bench.prepare(bench.lines(chat("Is 6 even?"), chat("is  4 even?"), name="heldout.jsonl"))
+    assert overlap(train, heldout).startswith("1 of 2 held-out questions") and "heldout.jsonl:2" in overlap(
+        train, heldout
+    )

@@ -98,3 +98,11 @@ def test_measured_groups_are_drawn_whole() -> None:
 
 def test_a_window_counts_its_tokens() -> None:
     assert Window(3, np.asarray([[1, 2], [3, 4]]), np.asarray([True, False])).tokens == 10
+
+
+@pytest.mark.parametrize(
+    ("loss", "trained"),
+    [({}, 6), ({"uninformative": "keep"}, 6), ({"kl_coef": 0.1}, 6), ({"uninformative": "keep", "kl_coef": 0.1}, 12)],
+)
+def test_groups_that_are_kept_for_their_kl_term_are_work(loss: dict, trained: int) -> None:
+    assert draw_window(ASSUMED, config(loss=loss), 0).trained.sum() == trained
